@@ -1,0 +1,166 @@
+"""Every failure that a person can meet, each with its exit code and its remedy.
+
+An error is its class and its data: the text is made from both, never the other way
+round, so that the command line, the server log and JupyterLab's dialog show the same
+words, and so that an error crosses a process as ``to_wire()``. The first line says
+what happened, the second how to mend it. No per cent signs: jupyter_server doubles
+them.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class SandboxError(RuntimeError):
+    """Base of all errors of this project.
+
+    ``summary`` and ``fix`` are format strings over the keyword arguments, which stay
+    readable as ``data``.
+    """
+
+    exit_code: ClassVar[int] = 1
+    summary: ClassVar[str] = "{reason}"
+    fix: ClassVar[str] = "run executor-ml doctor, and report this if it finds nothing"
+
+    def __init__(self, **data: Any) -> None:
+        self.data = data
+        super().__init__(f"{self.summary.format(**data)}\nFix: {self.fix.format(**data)}")
+
+    def to_wire(self) -> dict[str, Any]:
+        """A JSON-ready mapping that ``from_wire`` turns into the same error again."""
+        return {"error": type(self).__name__, "data": self.data}
+
+
+class ConfigError(SandboxError):
+    """A setting that cannot be honoured; the kernel is not started (D6)."""
+
+    exit_code = 78
+    summary = "{source}: {key} = {value!r} is not possible: {reason}"
+    fix = "change {key} in {source}"
+
+
+class UnknownKeyError(ConfigError):
+    """A setting that does not exist, with the nearest one that does."""
+
+    summary = "{source}: there is no setting {key!r}{suggestion}"
+    fix = "remove {key!r} or use one of: {known}"
+
+
+class CeilingError(ConfigError):
+    """A limit above what the administrator allows."""
+
+    summary = "{source}: {key} = {value} is above the ceiling of {ceiling} set in {ceiling_source}"
+    fix = "ask for at most {ceiling}, or have the administrator raise it in {ceiling_source}"
+
+
+class MountError(ConfigError):
+    """A mount source that is missing, unreadable or not allowed."""
+
+    summary = "{source}: cannot mount {path}: {reason}"
+    fix = "mount a folder that this user can read and that the policy allows"
+
+
+class RuntimeFolderError(SandboxError):
+    """The private folder for sockets cannot be used."""
+
+    exit_code = 73
+    summary = "the folder for kernel sockets, {path}, cannot be used: {reason}"
+    fix = (
+        "set EXECUTOR_ML_RUNTIME_DIR to a short path to a folder that only you can enter"
+    )
+
+
+class EngineError(SandboxError):
+    """The container engine did not do what it was asked."""
+
+    exit_code = 69
+    summary = "the container engine failed to {action}: {reason}"
+    fix = "look at the engine's own log; executor-ml doctor checks the rest"
+
+
+class EngineUnreachableError(EngineError):
+    """Nobody answers at the engine's socket."""
+
+    summary = "no container engine answers at {socket} ({reason})"
+    fix = (
+        "start Docker, or set DOCKER_HOST to its unix:// socket; "
+        "as root on Debian, 'executor-ml engine start' runs one"
+    )
+
+
+class EnginePermissionError(EngineError):
+    """The engine is there, but not for this user."""
+
+    exit_code = 77
+    summary = "this user may not use the container engine at {socket}"
+    fix = "join the group that owns {socket}, or point DOCKER_HOST at an engine of your own"
+
+
+class EngineAddressError(EngineError):
+    """DOCKER_HOST names something that descriptors cannot be passed through."""
+
+    exit_code = 78
+    summary = "DOCKER_HOST is {address}, and a sandbox needs an engine on this machine"
+    fix = "set DOCKER_HOST to unix:///path/to/docker.sock, or unset it"
+
+
+class ImageMissingError(SandboxError):
+    """The image is not on this machine; launches never pull or build."""
+
+    exit_code = 72
+    summary = "the image {image} is not on this machine"
+    fix = "run: executor-ml build"
+
+
+class ImageProtocolError(SandboxError):
+    """The image speaks another version than this package."""
+
+    exit_code = 72
+    summary = (
+        "the image {image} speaks protocol {found}, and this version of "
+        "executor-ml-kernel speaks {expected}"
+    )
+    fix = "run: executor-ml build"
+
+
+class LimitNotHeldError(SandboxError):
+    """The engine took a limit and does not hold it, so the launch was ended (D6)."""
+
+    exit_code = 70
+    summary = "the engine does not hold the limit {key}: asked for {asked}, found {found}"
+    fix = "run executor-ml doctor: the host's cgroups lack what this limit needs"
+
+
+class StartError(SandboxError):
+    """The sandbox ended, or said nothing, while it was starting."""
+
+    exit_code = 70
+    summary = "the sandbox did not start: {reason}{last_words}"
+    fix = "run: executor-ml build (or raise startup_timeout on a slow machine)"
+
+
+class WardenError(SandboxError):
+    """The process beside the sandbox is gone or does not answer."""
+
+    exit_code = 70
+    summary = "the warden of this kernel {reason}"
+    fix = "restart the kernel; if it happens again, report it with the server's log"
+
+
+class BuildError(SandboxError):
+    """An image could not be built; the old one, if any, is still in place."""
+
+    exit_code = 65
+    summary = "building {image} failed at: {step}{last_words}"
+    fix = "{remedy}"
+
+
+def from_wire(wire: Mapping[str, Any]) -> SandboxError:
+    """The error that ``to_wire`` described; raises KeyError for an unknown name."""
+    known: dict[str, type[SandboxError]] = {}
+    pending: list[type[SandboxError]] = [SandboxError]
+    while pending:
+        kind = pending.pop()
+        known[kind.__name__] = kind
+        pending.extend(kind.__subclasses__())
+    return known[wire["error"]](**wire["data"])

@@ -1,0 +1,32 @@
+"""Names and numbers that more than one stage, or somebody outside, relies on."""
+
+from typing import Final
+
+PROTOCOL: Final = 1
+"""Version of what host and image say to each other; both sides refuse another one."""
+
+IMAGE: Final = "executor-ml:latest"
+BASE_IMAGE: Final = "executor-base:latest"
+
+LABEL: Final = "executor-ml"
+"""Every container and image of ours carries this label; its value is the kind."""
+
+KIND_KERNEL: Final = "kernel"
+KIND_IMAGE: Final = "image"
+
+LABEL_PROTOCOL: Final = "executor-ml.protocol"
+LABEL_WARDEN: Final = "executor-ml.warden"
+LABEL_POLICY: Final = "executor-ml.policy"
+LABEL_STACK: Final = "executor-ml.stack"
+LABEL_LOCK: Final = "executor-ml.lock"
+LABEL_VERSIONS: Final = "executor-ml.versions"
+LABEL_VARIANT: Final = "executor-ml.variant"
+
+POLICY_FILE: Final = "/etc/executor-ml/policy.toml"
+
+ENGINE_SOCKET: Final = "/run/executor-ml/docker.sock"
+"""The engine that ``executor-ml engine start`` runs, where no other is reachable."""
+
+SANDBOX_PYTHON: Final = "/opt/venv/bin/python3"
+SANDBOX_GUARDIAN: Final = "/opt/executor/guardian.py"
+"""PID 1 of a sandbox; run as ``SANDBOX_PYTHON -I -S SANDBOX_GUARDIAN``."""
