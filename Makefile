@@ -1,0 +1,51 @@
+# Every target works on a fresh machine with Python 3.11 or newer: the first step
+# makes .venv from tests/requirements.lock, and is over in under a second when
+# nothing changed. ENGINE=no forbids installing or starting a container engine.
+
+PYTHON ?= python3
+BIN := .venv/bin
+BOOTSTRAP := $(PYTHON) kernel_provider/bootstrap.py
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench soak clean venv engine
+
+help: ## what can be made
+	@echo "make demo    set everything up and run a notebook in the sandbox, from nothing"
+	@echo "make test    all tests, in real containers   (ARGS='-k name' for some of them)"
+	@echo "make check   ruff and mypy"
+	@echo "make format  let ruff rewrite what it can"
+	@echo "make bench   the sandbox against a local kernel, in one run"
+	@echo "make soak    300 start, run, kill cycles, counting what is left behind"
+	@echo "make clean   stop our engine; remove .venv, out and caches"
+
+demo:
+	@$(BOOTSTRAP) demo $(ARGS)
+
+venv:
+	@$(BOOTSTRAP) venv
+
+engine:
+	@$(BOOTSTRAP) engine
+
+test: engine
+	@eval "$$($(BOOTSTRAP) env)" && $(BIN)/pytest $(ARGS)
+
+check: venv
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: venv
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: engine
+	@eval "$$($(BOOTSTRAP) env)" && $(BIN)/python tests/bench $(ARGS)
+
+soak: engine
+	@eval "$$($(BOOTSTRAP) env)" && \
+	  EXECUTOR_ML_SOAK_CYCLES=$${EXECUTOR_ML_SOAK_CYCLES:-300} $(BIN)/pytest -m soak $(ARGS)
+
+clean:
+	@$(BOOTSTRAP) clean
