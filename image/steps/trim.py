@@ -1,0 +1,96 @@
+"""Take out of a site-packages folder what no notebook in a sandbox uses.
+
+    trim.py SITE_PACKAGES
+
+Prints what each removal saves. A pattern that matches nothing is no error: stacks
+differ.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+REMOVALS = {
+    "torch: C++ headers": ["torch/include"],
+    "torch: test suite and its programs": [
+        "torch/test",
+        "torch/bin/*test*",
+        "torch/bin/protoc*",
+        "torch/lib/*test*",
+        "functorch/test",
+    ],
+    "torch: static libraries, CMake files": ["torch/lib/*.a", "torch/share"],
+    "torch: type stubs for compilers": ["torch/**/*.pyi", "torchgen/packaged"],
+    "tests of other packages": [
+        *(f"{name}/**/tests" for name in ("numpy", "pandas", "matplotlib", "mpl_toolkits")),
+        *(f"{name}/**/tests" for name in ("sympy", "networkx", "zmq", "tornado", "IPython")),
+        *(f"{name}/**/tests" for name in ("ipykernel", "psutil", "jupyter_client", "tqdm")),
+        *(f"{name}/**/tests" for name in ("gguf", "traitlets", "fsspec", "contourpy", "comm")),
+        *(f"{name}/**/tests" for name in ("ipywidgets", "safetensors", "mpmath", "kiwisolver")),
+        "tornado/test",
+        "accelerate/test_utils/scripts",
+        "matplotlib/mpl-data/sample_data",
+    ],
+    "headers and sources of other packages": [
+        "numpy/_core/include",
+        "numpy/core/include",
+        "numpy/**/*.pxd",
+        "numpy/**/*.a",
+        "pandas/**/*.pyx",
+        "zmq/include",
+        "zmq/backend/cython/*.pyx",
+        "**/*.pxd",
+    ],
+    "browser side of ipywidgets": [
+        "../../../share/jupyter/nbextensions",
+        "../../../share/jupyter/labextensions",
+        "../../../etc/jupyter",
+        "jupyterlab_widgets/labextension",
+        "widgetsnbextension/static",
+    ],
+    "manual pages and C headers of the environment": [
+        "../../../share/man",
+        "../../../include",
+    ],
+    "installers": ["pip", "pip-*.dist-info", "setuptools*", "pkg_resources", "_distutils_hack"],
+    "bytecode": ["**/__pycache__"],
+}
+
+
+def weight(path: Path) -> int:
+    """Bytes of a file, or of all files under a folder."""
+    if path.is_dir() and not path.is_symlink():
+        return sum(item.lstat().st_size for item in path.rglob("*") if not item.is_dir())
+    return path.lstat().st_size
+
+
+def remove(root: Path, patterns: list[str]) -> int:
+    """Remove all that matches and return the bytes that this saves."""
+    saved = 0
+    for pattern in patterns:
+        base = root
+        rest = pattern
+        while rest.startswith("../"):
+            base, rest = base.parent, rest[3:]
+        for path in sorted(base.glob(rest)):
+            if not path.exists() and not path.is_symlink():
+                continue
+            saved += weight(path)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    return saved
+
+
+def main() -> None:
+    """Apply all removals to the folder that the command line names."""
+    root = Path(sys.argv[1]).resolve()
+    for what, patterns in REMOVALS.items():
+        saved = remove(root, patterns)
+        print(f"removed {saved / 1e6:7.1f} MB  {what}")  # noqa: T201
+    print(f"kept    {weight(root) / 1e6:7.1f} MB")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
