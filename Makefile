@@ -7,10 +7,13 @@ BIN := .venv/bin
 BOOTSTRAP := $(PYTHON) kernel_provider/bootstrap.py
 ARGS ?=
 
-.DEFAULT_GOAL := help
-.PHONY: help demo test check format bench soak clean venv engine
+# Commands are looked up on PATH, as in a person's shell after activating .venv.
+IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-help: ## what can be made
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench soak clean venv image
+
+help:
 	@echo "make demo    set everything up and run a notebook in the sandbox, from nothing"
 	@echo "make test    all tests, in real containers   (ARGS='-k name' for some of them)"
 	@echo "make check   ruff and mypy"
@@ -25,11 +28,11 @@ demo:
 venv:
 	@$(BOOTSTRAP) venv
 
-engine:
-	@$(BOOTSTRAP) engine
+image:
+	@$(BOOTSTRAP) image
 
-test: engine
-	@eval "$$($(BOOTSTRAP) env)" && $(BIN)/pytest $(ARGS)
+test: image
+	@$(IN_VENV) pytest $(ARGS)
 
 check: venv
 	@$(BIN)/ruff check .
@@ -40,12 +43,12 @@ format: venv
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: engine
-	@eval "$$($(BOOTSTRAP) env)" && $(BIN)/python tests/bench $(ARGS)
+bench: image
+	@$(IN_VENV) python tests/bench $(ARGS)
 
-soak: engine
-	@eval "$$($(BOOTSTRAP) env)" && \
-	  EXECUTOR_ML_SOAK_CYCLES=$${EXECUTOR_ML_SOAK_CYCLES:-300} $(BIN)/pytest -m soak $(ARGS)
+soak: export EXECUTOR_ML_SOAK_CYCLES ?= 300
+soak: image
+	@$(IN_VENV) pytest -m soak $(ARGS)
 
 clean:
 	@$(BOOTSTRAP) clean
