@@ -1,0 +1,179 @@
+"""The kernel of a sandbox: ipykernel on sockets that it was handed, started in two steps.
+
+First it parks: everything imported, the shell made, sockets bound, bound to nobody.
+Then one claim brings key, working directory and environment, and it serves. It opens
+no network socket: shell, control, stdin, iopub and heartbeat live on listening sockets
+made outside (``zmq.USE_FD``), and the pipe for the output of forked workers on an
+abstract socket of the sandbox's own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+from typing import Any
+
+CHANNEL_FD = 3
+CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
+"""Order of the descriptors, and, from 1, of the port numbers in the connection info."""
+
+WORK = "/tmp/work"  # noqa: S108  the sandbox's own /tmp
+
+
+def receive_listeners(channel: socket.socket) -> list[int]:
+    """Receive the five listening sockets from the guardian, in the order of CHANNELS."""
+    _, descriptors, _, _ = socket.recv_fds(channel, 1, len(CHANNELS))
+    if len(descriptors) != len(CHANNELS):
+        msg = f"expected {len(CHANNELS)} sockets, got {len(descriptors)}"
+        raise OSError(msg)
+    return list(descriptors)
+
+
+def prepare_folders() -> None:
+    """/tmp is empty at each start: make what the environment promises."""
+    for variable in ("HOME", "HF_HOME", "MPLCONFIGDIR", "IPYTHONDIR", "XDG_CACHE_HOME"):
+        if os.environ.get(variable, "").startswith("/tmp/"):  # noqa: S108
+            os.makedirs(os.environ[variable], exist_ok=True)  # noqa: PTH103
+    os.makedirs(WORK, exist_ok=True)  # noqa: PTH103
+    os.chdir(WORK)
+
+
+def make_app(listeners: list[int]) -> Any:
+    """Build ipykernel's application around the descriptors; nothing is served yet."""
+    import ipykernel.iostream  # noqa: PLC0415
+    import ipykernel.kernelapp  # noqa: PLC0415
+    import zmq  # noqa: PLC0415
+    from ipykernel.heartbeat import Heartbeat  # noqa: PLC0415
+    from traitlets.config import Config  # noqa: PLC0415
+
+    descriptors = dict(enumerate(listeners, start=1))
+
+    class PassedHeartbeat(Heartbeat):
+        """Beats on the descriptor that was passed."""
+
+        def _bind_socket(self) -> None:
+            self.socket.setsockopt(zmq.USE_FD, descriptors[self.port])
+            self.socket.bind("ipc://heartbeat")
+
+    class LocalPipeThread(ipykernel.iostream.IOPubThread):
+        """Collects the output of forked processes over an abstract socket, not TCP."""
+
+        def _setup_pipe_in(self) -> None:
+            self._pipe_uuid = os.urandom(16)
+            self._pipe_address = f"ipc://@executor-iopub-{self._pipe_uuid.hex()}"
+            pipe_in = self.socket.context.socket(zmq.PULL)
+            pipe_in.linger = 0
+            pipe_in.bind(self._pipe_address)
+            self._pipe_in = ipykernel.iostream.ZMQStream(pipe_in, self.io_loop)
+            self._pipe_in.on_recv(self._handle_pipe_msg)
+
+        def _setup_pipe_out(self) -> tuple[Any, Any]:
+            context = zmq.Context()
+            pipe_out = context.socket(zmq.PUSH)
+            pipe_out.linger = 3000
+            pipe_out.connect(self._pipe_address)
+            return context, pipe_out
+
+    class SandboxKernelApp(ipykernel.kernelapp.IPKernelApp):
+        """ipykernel's application, told by descriptors instead of a connection file."""
+
+        def init_connection_file(self) -> None:
+            self.transport = "ipc"
+            for port, channel in enumerate(CHANNELS, start=1):
+                setattr(self, f"{channel}_port", port)
+
+        def write_connection_file(self, **_: Any) -> None:
+            """There is none: the key is brought by the claim."""
+
+        def cleanup_connection_file(self) -> None:
+            """There is none."""
+
+        def log_connection_info(self) -> None:
+            self._ports = {c: getattr(self, f"{c}_port") for c in CHANNELS}
+
+        def _bind_socket(self, s: Any, port: int) -> int:
+            s.setsockopt(zmq.USE_FD, descriptors[port])
+            s.bind(f"ipc://channel-{port}")
+            s.setsockopt(zmq.USE_FD, -1)
+            if port == self.shell_port:  # the last endpoint is what the debugger connects to
+                s.bind("inproc://executor-shell")
+            return port
+
+        def init_heartbeat(self) -> None:
+            address = (self.transport, self.ip, self.hb_port)
+            self.heartbeat = PassedHeartbeat(zmq.Context(), address)
+            self.heartbeat.start()
+
+    ipykernel.kernelapp.IOPubThread = LocalPipeThread
+    config = Config()
+    config.HistoryManager.hist_file = ":memory:"
+    app = SandboxKernelApp.instance(config=config)
+    app.initialize([])
+    return app
+
+
+def preload() -> None:
+    """Import what the policy wants warm; what is missing is the notebook's to find out."""
+    for module in filter(None, os.environ.pop("EXECUTOR_ML_PRELOAD", "").split(",")):
+        try:
+            __import__(module)
+        except ImportError as error:
+            print(f"preload: {error}", file=sys.__stderr__)
+
+
+def fall_silent() -> None:
+    """From the claim on, nothing reaches the container's log: user code must not fill it."""
+    null = os.open(os.devnull, os.O_RDWR)
+    targets = [0] + [
+        getattr(stream, "_original_stdstream_copy", number)
+        for number, stream in ((1, sys.stdout), (2, sys.stderr))
+    ]
+    for target in targets:
+        os.dup2(null, target)
+    os.close(null)
+
+
+def read_claim(channel: socket.socket) -> dict[str, Any]:
+    """Wait, parked, for the one line that binds this kernel to somebody."""
+    line = b""
+    while not line.endswith(b"\n"):
+        data = channel.recv(65536)
+        if not data:
+            sys.exit(0)
+        line += data
+    claim: dict[str, Any] = json.loads(line)
+    return claim
+
+
+def apply_claim(app: Any, claim: dict[str, Any]) -> None:
+    """Take key, environment and working directory."""
+    os.environ.update(claim["env"])
+    if "TZ" in claim["env"]:
+        time.tzset()
+    app.session.key = claim["key"].encode()
+    if claim.get("cwd"):
+        os.makedirs(claim["cwd"], exist_ok=True)  # noqa: PTH103
+        os.chdir(claim["cwd"])
+
+
+def main() -> None:
+    """Park, be claimed, serve."""
+    channel = socket.socket(fileno=CHANNEL_FD)
+    channel.set_inheritable(False)  # noqa: FBT003
+    del sys.path[0]  # the launcher's own folder is no place for a notebook's imports
+    prepare_folders()
+    preload()
+    app = make_app(receive_listeners(channel))
+    channel.sendall(b"parked\n")
+    apply_claim(app, read_claim(channel))
+    fall_silent()
+    channel.sendall(b"ready\n")
+    channel.close()
+    app.start()
+
+
+if __name__ == "__main__":
+    main()

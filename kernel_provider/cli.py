@@ -1,0 +1,54 @@
+"""The command ``executor-ml``: a skin over functions that return results.
+
+Each command is a line in ``COMMANDS``: its module brings ``add_arguments(parser)`` and
+``main(args) -> exit code``, and is imported only when it is called.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Final
+
+from kernel_provider import __version__
+from kernel_provider.errors import SandboxError
+
+COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
+    "build": ("kernel_provider.builder.command", "build the image that kernels run in"),
+    "engine": ("kernel_provider.commands.engine", "run a container engine where there is none"),
+    "prune": ("kernel_provider.commands.prune", "remove what killed processes left behind"),
+    "launch": ("kernel_provider.commands.launch", "what a kernelspec's argv names (see --help)"),
+}
+
+INTERRUPTED: Final = 130
+
+
+def make_parser(chosen: str | None) -> argparse.ArgumentParser:
+    """Parser of all commands, with the arguments of the ``chosen`` one filled in."""
+    parser = argparse.ArgumentParser(
+        prog="executor-ml",
+        description="Jupyter kernels in offline, hardened containers.",
+        epilog="After 'executor-ml build', pick the kernel 'executor-ml' in any Jupyter client.",
+    )
+    parser.add_argument("--version", action="version", version=f"executor-ml {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (module, summary) in COMMANDS.items():
+        sub = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:])
+        if name == chosen:
+            import_module(module).add_arguments(sub)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; errors are told in words, with an exit code of their own."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    chosen = next((word for word in words if word in COMMANDS), None)
+    args = make_parser(chosen).parse_args(words)
+    try:
+        return int(import_module(COMMANDS[args.command][0]).main(args))
+    except SandboxError as error:
+        print(f"executor-ml: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("executor-ml: interrupted", file=sys.stderr)
+        return INTERRUPTED

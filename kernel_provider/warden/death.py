@@ -1,0 +1,103 @@
+"""Why a kernel died: decided from the facts, and put into words (D5).
+
+The facts are taken before the container is removed: how the kernel process ended, by
+its guardian; whether the engine saw the memory limit hit; what the control group
+counted. A child that was killed for memory sets the engine's flag and leaves the
+kernel alive, so the flag alone decides nothing.
+"""
+
+import signal
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kernel_provider.warden.cgroup import Usage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known of an end.
+
+    ``status`` is the kernel's exit code, or minus the signal that ended it, or None
+    where the guardian could not say: then ``engine_status`` is PID 1's.
+    """
+
+    status: int | None
+    engine_status: int | None
+    oom_flag: bool
+    usage: Usage
+    memory: int
+    violation: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cause:
+    """A name for programs, one sentence and a remedy for people, and the exit code."""
+
+    name: str
+    reason: str
+    remedy: str
+    exit_code: int
+
+    def to_wire(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason} {self.remedy}"
+
+
+def decide(facts: Facts) -> Cause:
+    """Name the cause that the facts show."""
+    status = facts.status
+    if status is None and facts.engine_status is not None:
+        code = facts.engine_status
+        status = 128 - code if code > 128 else code
+    if facts.violation:
+        return Cause(
+            name="ProtocolViolation",
+            reason=f"the kernel broke the message protocol ({facts.violation}) and was stopped.",
+            remedy="Restart the kernel; code in it spoke to the sockets itself.",
+            exit_code=128 + signal.SIGKILL,
+        )
+    if status == -signal.SIGKILL and (facts.usage.oom_kills or facts.oom_flag):
+        return _out_of_memory(facts)
+    if status == -signal.SIGSEGV:
+        return Cause(
+            name="SegmentationFault",
+            reason="the kernel crashed in native code (signal 11, SIGSEGV).",
+            remedy="Variables are lost; look at the last native library that was called.",
+            exit_code=128 + signal.SIGSEGV,
+        )
+    if status is None or status < 0:
+        return _killed(-status if status else int(signal.SIGKILL))
+    return Cause(
+        name="KernelExited",
+        reason=f"the kernel process ended with exit code {status}.",
+        remedy="Variables are lost; code that ends the process ends the kernel.",
+        exit_code=status,
+    )
+
+
+def _out_of_memory(facts: Facts) -> Cause:
+    limit = f"{facts.memory / 2**20:g} MB"
+    peak = min(facts.usage.memory_peak, facts.memory)
+    seen = f" (peak {peak / 2**20:.0f} MB)" if peak else ""
+    return Cause(
+        name="MemoryLimitExceeded",
+        reason=f"the kernel used more than its {limit} of memory{seen} and was stopped.",
+        remedy='Variables are lost; load less at once, or raise "memory" in the kernelspec.',
+        exit_code=128 + signal.SIGKILL,
+    )
+
+
+def _killed(number: int) -> Cause:
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = "unknown"
+    return Cause(
+        name="KernelKilled",
+        reason=f"the kernel was killed by signal {number} ({name}), not by a limit of its own.",
+        remedy="Variables are lost; somebody on this machine or the code itself sent it.",
+        exit_code=128 + number,
+    )

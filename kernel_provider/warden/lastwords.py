@@ -1,0 +1,127 @@
+"""The last words of a kernel: an error output in the cell that was running.
+
+The kernel is dead, and its clients still listen. The warden holds the key and knows
+the running request, so it signs what an ordinary kernel would have sent: JupyterLab
+shows it in the cell and nbclient saves it. A client that was cut off in the middle of
+a message connects anew, and hears them from a publisher that stands in.
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from typing import Final
+
+from kernel_provider.warden import zmtp
+from kernel_provider.warden.death import Cause
+from kernel_provider.warden.loop import READ, Loop
+from kernel_provider.warden.rendezvous import IOPUB
+from kernel_provider.warden.relay import Pair, Relay, Request
+
+DELIMITER: Final = b"<IDS|MSG>"
+PATIENCE: Final = 0.6
+"""Seconds for clients that were cut off to come back; libzmq tries after 0.1."""
+
+
+def compose(cause: Cause, request: Request, key: str) -> bytes:
+    """An iopub ``error`` message on the wire, signed, answering ``request``."""
+    import hashlib  # noqa: PLC0415  4 MB that a warden needs only at the end
+    import hmac  # noqa: PLC0415
+
+    text = f"{cause.reason} {cause.remedy}"
+    session = json.loads(request.header).get("session", "")
+    header = {
+        "msg_id": os.urandom(16).hex(),
+        "msg_type": "error",
+        "username": "executor-ml",
+        "session": session,
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime()),
+        "version": "5.3",
+    }
+    content = {
+        "ename": cause.name,
+        "evalue": text,
+        "traceback": [f"\x1b[0;31m{cause.name}\x1b[0m: {text}"],
+    }
+    parts = [json.dumps(header).encode(), request.header, b"{}", json.dumps(content).encode()]
+    signature = hmac.new(key.encode(), digestmod=hashlib.sha256)
+    for part in parts:
+        signature.update(part)
+    signed = signature.hexdigest().encode() if key else b""
+    return zmtp.message([b"error", DELIMITER, signed, *parts])
+
+
+class LastWords:
+    """Brings one message to every iopub client, then calls ``done``."""
+
+    def __init__(self, loop: Loop, relay: Relay, words: bytes, done: Callable[[], None]) -> None:
+        self._loop = loop
+        self._words = words
+        self._done: Callable[[], None] | None = done
+        self._standing_in: dict[socket.socket, zmtp.Follower] = {}
+        self._awaited = 0
+        for pair in tuple(relay.pairs):
+            if pair.channel == IOPUB and pair.subscribed and not self._insert(pair):
+                self._awaited += 1
+                pair.close()
+        if not self._awaited:
+            self._finish()
+            return
+        listener = relay.outer(IOPUB)
+        self._listener = listener
+        loop.watch(listener.fileno(), READ, self._accept)
+        loop.after(PATIENCE, self._finish)
+
+    def _insert(self, pair: Pair) -> bool:
+        """Add the words to a stream that stands between two messages."""
+        down = pair.down
+        if down.pending or not down.follower.between:
+            return False
+        try:
+            return bool(down.sink.send(self._words) == len(self._words))
+        except OSError:
+            return False
+
+    def _accept(self, _events: int) -> None:
+        try:
+            client, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        client.setblocking(False)  # noqa: FBT003
+        subscribed: list[bool] = []
+
+        def look(index: int, body: bytes) -> None:
+            if zmtp.is_subscription(index, body):
+                subscribed.append(True)
+
+        self._standing_in[client] = zmtp.Follower(zmtp.FrameLimits(), look)
+        client.send(zmtp.greeting() + zmtp.ready(b"XPUB"))
+        self._loop.watch(
+            client.fileno(), READ, lambda _: self._hear(client, subscribed)
+        )
+
+    def _hear(self, client: socket.socket, subscribed: list[bool]) -> None:
+        try:
+            data = client.recv(4096)
+            self._standing_in[client].feed(memoryview(data))
+            if data and subscribed:
+                client.send(self._words)
+        except (OSError, zmtp.Violation):
+            data = b""
+        if not data or subscribed:
+            self._loop.forget(client.fileno())
+            self._awaited -= 1
+        if not self._awaited:
+            self._loop.after(0.05, self._finish)
+
+    def _finish(self) -> None:
+        if self._done is None:
+            return
+        done, self._done = self._done, None
+        if self._awaited or self._standing_in:
+            self._loop.forget(self._listener.fileno())
+        for client in self._standing_in:
+            self._loop.forget(client.fileno())
+            client.close()
+        done()

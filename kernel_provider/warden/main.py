@@ -1,0 +1,384 @@
+"""The warden's life: start a sandbox, park it, take one claim, relay, see it out.
+
+Started by a session with its order on standard input and its listening socket as
+descriptor 3; ends by itself when the sandbox is gone.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+from dataclasses import dataclass
+from typing import Any, Final
+
+from kernel_provider.engines import Mount, SandboxSpec, open_engine
+from kernel_provider.errors import EngineError, SandboxError, StartError, WardenError
+from kernel_provider.warden.cgroup import Usage
+from kernel_provider.warden.death import Cause, Facts, decide
+from kernel_provider.warden.lastwords import LastWords, compose
+from kernel_provider.warden.loop import READ, Loop, Timer
+from kernel_provider.warden.owners import Owner, Owners
+from kernel_provider.warden.relay import Relay
+from kernel_provider.warden.sandbox import Sandbox
+from kernel_provider.warden.sweep import sweep, sweep_folders
+from kernel_provider.warden.zmtp import FrameLimits
+
+LISTENER_FD: Final = 3
+UNCLAIMED: Final = 30.0
+"""Seconds that an order's own claim may take to come."""
+UNHEARD: Final = 5.0
+"""Seconds that a failure waits for somebody to tell."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What a warden is told: the sandbox, its engine, its folder, its patience (s)."""
+
+    engine: str
+    address: str
+    spec: SandboxSpec
+    folder: str
+    startup_timeout: float
+
+    @classmethod
+    def from_json(cls, text: str) -> "Order":
+        """Read what ``to_json`` wrote."""
+        data = json.loads(text)
+        spec = data["spec"]
+        spec["mounts"] = tuple(Mount(**mount) for mount in spec["mounts"])
+        spec["argv"] = tuple(spec["argv"])
+        return cls(**{**data, "spec": SandboxSpec(**spec)})
+
+
+class Warden:
+    """One sandbox, its owners, its relay."""
+
+    def __init__(self, order: Order, listener: socket.socket) -> None:
+        self.order = order
+        self.loop = Loop()
+        self.owners = Owners(self.loop, listener, self.on_order, self.on_no_owner)
+        self.relay: Relay | None = None
+        self.sandbox: Sandbox | None = None
+        self.key = ""
+        self._claim: dict[str, Any] | None = None
+        self._claimant: Owner | None = None
+        self._lines = b""
+        self._parked = False
+        self._ending = False
+        self._wanted = False
+        self._failure: SandboxError | None = None
+        self._deadline: Timer = self.loop.after(order.startup_timeout, self.on_timeout)
+
+    def run(self) -> None:
+        """Live."""
+        signal.signal(signal.SIGTERM, lambda _number, _frame: self.end())
+        try:
+            engine = open_engine(self.order.engine, self.order.address)
+            self.sandbox = Sandbox(engine, self.order.spec, self.order.folder)
+            self.sandbox.launch()
+            self.loop.watch(self.sandbox.listener.fileno(), READ, self.on_guardian_arrives)
+            self.watch_pid_one(self.sandbox.pid)
+        except SandboxError as error:
+            self.loop.after(0, lambda e=error: self.fail(e))  # type: ignore[misc]
+        try:
+            self.loop.run()
+        finally:
+            self.clean()
+
+    # --- starting ---------------------------------------------------------------------
+
+    def watch_pid_one(self, pid: int) -> None:
+        """Notice its end whatever becomes of the connection."""
+        try:
+            descriptor = os.pidfd_open(pid)
+        except OSError:
+            self.on_pid_one_ended()
+            return
+        self.loop.watch(descriptor, READ, lambda _: self.on_pid_one_ended(descriptor))
+
+    def on_pid_one_ended(self, descriptor: int = -1) -> None:
+        """It ended without a word, or the word is still in the connection: look there."""
+        if descriptor >= 0:
+            self.loop.forget(descriptor)
+            os.close(descriptor)
+        if self.sandbox is not None and self.sandbox.guardian is not None:
+            self.on_guardian(0)
+        if not self._ending:
+            self.on_end(None)
+
+    def on_guardian_arrives(self, _events: int) -> None:
+        """Meet it; the listener goes with the first connection."""
+        assert self.sandbox is not None
+        self.loop.forget(self.sandbox.listener.fileno())
+        try:
+            self.sandbox.meet()
+        except SandboxError as error:
+            self.fail(error)
+            return
+        assert self.sandbox.guardian is not None
+        self.loop.watch(self.sandbox.guardian.fileno(), READ, self.on_guardian)
+
+    def on_guardian(self, _events: int) -> None:
+        """Hear ``parked``, ``ready`` and how it ended."""
+        assert self.sandbox is not None
+        guardian = self.sandbox.guardian
+        if guardian is None:
+            return
+        try:
+            data = guardian.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        *lines, self._lines = (self._lines + data).split(b"\n")
+        for line in lines:
+            self.on_line(line)
+        if not data:
+            self.loop.forget(guardian.fileno())
+            self.on_end(None)
+
+    def on_line(self, line: bytes) -> None:
+        """Do what a line of the guardian's means."""
+        if line == b"parked" and not self._parked:
+            self.on_parked()
+        elif line == b"ready" and self._claim is not None and self.relay is None:
+            self.on_ready()
+        elif line.startswith(b"exit "):
+            self.on_end(int(line[5:]))
+
+    def on_parked(self) -> None:
+        """Everything is imported and nobody was served: close the limits, be claimable."""
+        assert self.sandbox is not None
+        try:
+            self.sandbox.close_limits()
+        except SandboxError as error:
+            self.fail(error)
+            return
+        self._parked = True
+        self._deadline.cancel()
+        if self._claim is not None:
+            self.pass_claim()
+        else:
+            self._deadline = self.loop.after(UNCLAIMED, self.on_timeout)
+
+    def pass_claim(self) -> None:
+        """Tell the kernel whose it is."""
+        assert self.sandbox is not None
+        assert self.sandbox.guardian is not None
+        assert self._claim is not None
+        self._deadline.cancel()
+        wanted = {name: self._claim[name] for name in ("key", "env", "cwd")}
+        self.sandbox.guardian.setblocking(True)  # noqa: FBT003
+        self.sandbox.guardian.sendall(json.dumps(wanted).encode() + b"\n")
+        self.sandbox.guardian.setblocking(False)  # noqa: FBT003
+
+    def on_ready(self) -> None:
+        """Open the relay and say so; then see to the dead of others."""
+        assert self.sandbox is not None
+        assert self._claim is not None
+        assert self._claimant is not None
+        self.relay = Relay(
+            self.loop, self.sandbox.sockets.connect, self.on_violation, FrameLimits()
+        )
+        outer = [socket.socket(fileno=fd) for fd in self._claimant.descriptors]
+        self._claimant.descriptors = []
+        self.relay.open(outer, subscribers=self._claim["subscribers"])
+        self._claimant.say(
+            {
+                "event": "ready",
+                "container": self.sandbox.container,
+                "uid": self.sandbox.uid,
+                "pid": self.sandbox.pid,
+            }
+        )
+        threading.Thread(target=self.sweep, daemon=True).start()
+
+    def sweep(self) -> None:
+        """Remove what dead wardens left; in a thread, and never an error of ours."""
+        assert self.sandbox is not None
+        try:
+            sweep(self.sandbox.engine)
+            sweep_folders(os.path.dirname(self.order.folder))  # noqa: PTH120
+        except (SandboxError, OSError, ValueError):
+            pass
+
+    # --- owners -----------------------------------------------------------------------
+
+    def on_order(self, owner: Owner, order: dict[str, Any]) -> None:
+        """Do what an owner asks."""
+        kind = order["op"]
+        if kind == "claim":
+            self.on_claim(owner, order)
+        elif kind == "attach":
+            assert self.sandbox is not None
+            same = bool(self.key) and order["key"] == self.key and self.relay is not None
+            owner.say({"event": "ready" if same else "refused", "uid": self.sandbox.uid})
+            if not same:
+                owner.close()
+        elif kind == "signal":
+            self._wanted = self._wanted or order["signal"] in {"TERM", "KILL"}
+            threading.Thread(target=self.signal, args=(order["signal"],), daemon=True).start()
+        elif kind == "stop":
+            self.end()
+
+    def on_claim(self, owner: Owner, order: dict[str, Any]) -> None:
+        """The first one wins, and its connection is the lifeline from now on."""
+        if self._claim is not None:
+            error = WardenError(reason="is another's already")
+            owner.say({"event": "failed", **error.to_wire()})
+            owner.close()
+            return
+        self._claim, self._claimant, self.key = order, owner, order["key"]
+        if self._failure is not None:
+            self.answer_failure()
+        elif self._parked:
+            self.pass_claim()
+
+    def on_no_owner(self) -> None:
+        """Nobody is left who could want this sandbox."""
+        if self._claim is not None:
+            self.end()
+
+    def signal(self, name: str) -> None:
+        """Have the engine signal PID 1, which passes it on; in a thread."""
+        assert self.sandbox is not None
+        try:
+            self.sandbox.engine.kill(self.sandbox.container, name)
+        except EngineError as error:
+            self.owners.say({"event": "trouble", "text": str(error)})
+
+    # --- ending -----------------------------------------------------------------------
+
+    def on_timeout(self) -> None:
+        """Too slow to park, or parked for a claim that never came."""
+        if self._parked or self.sandbox is None:
+            self.end()
+            return
+        reason = f"it was not ready within {self.order.startup_timeout:g} s"
+        self.fail(self.sandbox.failure(reason))
+
+    def on_violation(self, channel: str, what: str) -> None:
+        """The kernel side or a client broke the framing: no way to go on."""
+        self.on_end(None, violation=f"{channel}: {what}")
+
+    def on_end(self, status: int | None, *, violation: str = "") -> None:
+        """The kernel is over. Take the facts, say the last words, tell the owners."""
+        if self._ending or self.sandbox is None:
+            return
+        if self.relay is None:
+            self.fail(self.sandbox.failure(_how_it_ended(status)))
+            return
+        self._ending = True
+        usage = self.sandbox.group.usage() if self.sandbox.group else None
+        state = None
+        try:
+            if status is None and not violation:
+                state = self.sandbox.ended(2.0)
+        except EngineError:
+            pass
+        facts = Facts(
+            status=status,
+            engine_status=state.exit_code if state else None,
+            oom_flag=bool(state and state.oom_killed),
+            usage=usage or Usage(memory_peak=0, oom_kills=0, pids_refused=0),
+            memory=self.order.spec.memory,
+            violation=violation,
+        )
+        self.mourn(decide(facts))
+
+    def mourn(self, cause: Cause) -> None:
+        """Tell the cell that was running, then the owners."""
+        assert self.relay is not None
+        request = self.relay.running()
+        expected = self._wanted or (self.relay.shutdown_requested and cause.exit_code == 0)
+        subscribers = self.relay.subscribers()
+        died = {
+            "event": "died",
+            "cause": cause.to_wire(),
+            "expected": expected,
+            "subscribers": subscribers,
+        }
+
+        def finish() -> None:
+            self.owners.say(died)
+            self.finish()
+
+        self.relay.close_listeners()
+        if expected or request is None:
+            finish()
+            return
+        LastWords(self.loop, self.relay, compose(cause, request, self.key), finish)
+
+    def fail(self, error: SandboxError) -> None:
+        """The start failed: wait for the claim, if it is still to come, and answer it."""
+        if self._ending:
+            return
+        self._ending = True
+        self._failure = error
+        self._deadline.cancel()
+        # the sandbox goes first: whoever hears of the failure finds nothing left of it
+        self.remove()
+        if self._claim is not None:
+            self.answer_failure()
+        else:
+            self.loop.after(UNHEARD, self.loop.stop)
+
+    def answer_failure(self) -> None:
+        """Tell whoever claimed why there is nothing to claim."""
+        assert self._failure is not None
+        self.owners.say({"event": "failed", **self._failure.to_wire()})
+        self.loop.stop()
+
+    def end(self) -> None:
+        """Stop on request, or because nobody is left."""
+        if self._ending:
+            return
+        self._ending = True
+        self.finish()
+
+    def finish(self) -> None:
+        """Drop the clients, remove the sandbox, say that it is gone."""
+        subscribers = 0
+        if self.relay is not None:
+            subscribers = self.relay.subscribers()
+            self.relay.close()
+        gone = self.remove()
+        self.owners.say({"event": "gone", "clean": gone, "subscribers": subscribers})
+        self.loop.stop()
+
+    def remove(self) -> bool:
+        """Remove the sandbox; false where something of it is still there."""
+        if self.sandbox is None:
+            return True
+        if self.sandbox.guardian is not None:
+            self.loop.forget(self.sandbox.guardian.fileno())
+        if self.sandbox.listener.fileno() >= 0:
+            self.loop.forget(self.sandbox.listener.fileno())
+        try:
+            return self.sandbox.remove()
+        except SandboxError:
+            return False
+
+    def clean(self) -> None:
+        """Whatever happened: no container and no folder stays."""
+        self.remove()
+        shutil.rmtree(self.order.folder, ignore_errors=True)
+
+
+def _how_it_ended(status: int | None) -> str:
+    if status is None:
+        return "it ended without a word"
+    if status < 0:
+        return f"its kernel was killed by signal {-status}"
+    return f"its kernel ended with exit code {status}"
+
+
+def main() -> None:
+    """Read the order, keep nothing of the session's, serve."""
+    os.closerange(LISTENER_FD + 1, 4096)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the owner
+    order = Order.from_json(sys.stdin.read())
+    Warden(order, socket.socket(fileno=LISTENER_FD)).run()

@@ -1,0 +1,116 @@
+"""Connections of owners: the claim, orders, and the lifeline.
+
+Whoever holds a connection keeps the sandbox alive. It is watched twice, by the
+connection's end and by the process itself (pidfd), because a forked child that
+inherited the connection would keep it open (D3).
+"""
+
+import json
+import os
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from kernel_provider.warden.loop import READ, Loop
+from kernel_provider.warden.rendezvous import CHANNELS, peer
+
+LINE: Final = 1 << 20
+"""Bytes of one order at most; owners are our own user, and mistakes happen."""
+
+
+class Owner:
+    """One connection; says lines, hears lines, and may bring descriptors once."""
+
+    def __init__(self, owners: "Owners", connection: socket.socket) -> None:
+        self.connection = connection
+        self.descriptors: list[int] = []
+        self._owners = owners
+        self._buffer = b""
+        self._pidfd = -1
+        pid, _ = peer(connection)
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except OSError:
+            pid = 0
+        connection.setblocking(False)  # noqa: FBT003
+        owners.loop.watch(connection.fileno(), READ, self._hear)
+        if self._pidfd >= 0:
+            owners.loop.watch(self._pidfd, READ, lambda _: self.close())
+
+    def say(self, event: Mapping[str, Any]) -> None:
+        """Send one line; an owner that is gone or does not read is dropped."""
+        try:
+            self.connection.send(json.dumps(event).encode() + b"\n")
+        except OSError:
+            self.close()
+
+    def close(self) -> None:
+        """Let go of this owner. Twice is fine."""
+        if self.connection.fileno() < 0:
+            return
+        self._owners.loop.forget(self.connection.fileno())
+        self.connection.close()
+        if self._pidfd >= 0:
+            self._owners.loop.forget(self._pidfd)
+            os.close(self._pidfd)
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        self.descriptors = []
+        self._owners.drop(self)
+
+    def _hear(self, _events: int) -> None:
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self.connection, 65536, len(CHANNELS))
+        except BlockingIOError:
+            return
+        except OSError:
+            data, descriptors = b"", []
+        self.descriptors += descriptors
+        self._buffer += data
+        if not data or len(self._buffer) > LINE:
+            self.close()
+            return
+        *lines, self._buffer = self._buffer.split(b"\n")
+        for line in lines:
+            self._owners.on_order(self, json.loads(line))
+
+
+class Owners:
+    """All owners; ``on_none`` is called when the last of them goes."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        listener: socket.socket,
+        on_order: Callable[[Owner, dict[str, Any]], None],
+        on_none: Callable[[], None],
+    ) -> None:
+        self.loop = loop
+        self.on_order = on_order
+        self._on_none = on_none
+        self._listener = listener
+        self._all: list[Owner] = []
+        listener.setblocking(False)  # noqa: FBT003
+        loop.watch(listener.fileno(), READ, self._accept)
+
+    def _accept(self, _events: int) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        if peer(connection)[1] != os.getuid():
+            connection.close()
+            return
+        self._all.append(Owner(self, connection))
+
+    def drop(self, owner: Owner) -> None:
+        """Forget an owner that closed."""
+        if owner in self._all:
+            self._all.remove(owner)
+            if not self._all:
+                self._on_none()
+
+    def say(self, event: Mapping[str, Any]) -> None:
+        """Tell all of them."""
+        for owner in tuple(self._all):
+            owner.say(event)
