@@ -18,11 +18,17 @@ drop_paths="
     /usr/lib/x86_64-linux-gnu/gconv /usr/lib/x86_64-linux-gnu/perl-base
     /usr/lib/x86_64-linux-gnu/security /usr/lib/x86_64-linux-gnu/engines-3
     /usr/lib/python3/dist-packages /usr/local/lib/python3.11/site-packages
-    /usr/share/bash-completion /usr/share/bug /usr/share/debconf /usr/share/doc
+    /usr/share/bash-completion /usr/share/bug /usr/share/debconf
+    /usr/share/applications /usr/share/base-files /usr/share/base-passwd
+    /usr/share/binfmts /usr/share/ca-certificates /usr/share/debianutils
+    /usr/share/dict /usr/share/keyrings /usr/share/python3 /usr/share/util-linux
     /usr/share/doc-base /usr/share/dpkg /usr/share/gcc /usr/share/gdb /usr/share/i18n
     /usr/share/info /usr/share/lintian /usr/share/locale /usr/share/man /usr/share/menu
     /usr/share/perl5 /usr/share/pixmaps /usr/share/pam /usr/share/pam-configs
     /usr/share/polkit-1 /usr/share/python-wheels /usr/share/zoneinfo
+    /usr/lib/valgrind /usr/lib/binfmt.d /usr/lib/tmpfiles.d /usr/libexec/dpkg /usr/src
+    /usr/local/games /usr/local/src /etc/ca-certificates /etc/ca-certificates.conf
+    /etc/passwd- /etc/group- /etc/.pwd.lock
     /etc/apt /etc/cron.d /etc/cron.daily /etc/dpkg /etc/default /etc/init.d /etc/kernel
     /etc/logrotate.d /etc/pam.d /etc/perl /etc/rc0.d /etc/rc1.d /etc/rc2.d /etc/rc3.d
     /etc/rc4.d /etc/rc5.d /etc/rc6.d /etc/rcS.d /etc/security /etc/skel /etc/ssh
@@ -59,6 +65,9 @@ rm -f /usr/bin/pydoc* /usr/bin/2to3* /usr/bin/py3* /usr/bin/pdb* /usr/bin/pygett
 rm -f /usr/local/bin/python3*-config /usr/bin/python3*-config
 find /usr -name '*.a' -o -name '*.la' -o -name '*.pc' | xargs -r rm -f
 for path in $drop_paths; do rm -rf "$path"; done
+# Licences stay: whoever passes an image on must pass them on too.
+find /usr/share/doc -type f ! -name 'copyright*' -delete
+find /usr/share/doc -type d -empty -delete
 rm -rf /root/.[!.]* /tmp/doomed /tmp/kept-packages /usr/bin/dpkg* /usr/bin/apt* /usr/bin/perl*
 
 find / -xdev -type f -perm /6000 -exec chmod a-s {} +

@@ -20,7 +20,11 @@ REMOVALS = {
         "functorch/test",
     ],
     "torch: static libraries, CMake files": ["torch/lib/*.a", "torch/share"],
-    "torch: type stubs for compilers": ["torch/**/*.pyi", "torchgen/packaged"],
+    "torch: type stubs and code templates": ["torch/**/*.pyi", "torchgen/packaged"],
+    "jedi: type stubs of packages that are not here": [
+        "jedi/third_party/typeshed/stubs/*",
+        "jedi/third_party/django-stubs",
+    ],
     "tests of other packages": [
         *(f"{name}/**/tests" for name in ("numpy", "pandas", "matplotlib", "mpl_toolkits")),
         *(f"{name}/**/tests" for name in ("sympy", "networkx", "zmq", "tornado", "IPython")),
@@ -40,6 +44,9 @@ REMOVALS = {
         "zmq/include",
         "zmq/backend/cython/*.pyx",
         "**/*.pxd",
+        "**/*.c",
+        "**/*.cpp",
+        "**/*.h",
     ],
     "browser side of ipywidgets": [
         "../../../share/jupyter/nbextensions",
@@ -50,9 +57,11 @@ REMOVALS = {
     ],
     "manual pages and C headers of the environment": [
         "../../../share/man",
+        "../../../share/applications",
         "../../../include",
     ],
     "installers": ["pip", "pip-*.dist-info", "setuptools*", "pkg_resources", "_distutils_hack"],
+    "lists of installed files, no longer true": ["*.dist-info/RECORD"],
     "bytecode": ["**/__pycache__"],
 }
 
