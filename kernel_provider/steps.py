@@ -14,8 +14,10 @@ from typing import Final, TextIO
 
 from kernel_provider.errors import SandboxError
 
+PATIENCE: Final = 3.0
 HEARTBEAT: Final = 15.0
-"""Seconds between signs of life in a log; a terminal gets one each half second."""
+"""Seconds before the first sign of life in a log, and between those that follow; a
+terminal gets one each half second."""
 
 LAST_LINES: Final = 12
 
@@ -63,8 +65,6 @@ class Steps:
         over = threading.Event()
         ticker = threading.Thread(target=self._tick, args=(text, begun, over), daemon=True)
         note = Note()
-        if not self._live:
-            self.say(f"  ... {text}")
         ticker.start()
         word = "failed"
         try:
@@ -82,13 +82,15 @@ class Steps:
             self.say(f"{start}  {word:<3} {text}{tail} ({took:.1f} s)")
 
     def _tick(self, text: str, begun: float, over: threading.Event) -> None:
-        while not over.wait(0.5 if self._live else HEARTBEAT):
+        pause = 0.5 if self._live else PATIENCE
+        while not over.wait(pause):
             took = time.monotonic() - begun
             if self._live:
                 self._stream.write(f"\r\x1b[K  ... {text} ({took:.0f} s)")
                 self._stream.flush()
             else:
                 self.say(f"  ... {text}: {took:.0f} s so far")
+                pause = HEARTBEAT
 
 
 def last_lines(text: str, count: int = LAST_LINES) -> str:
