@@ -19,17 +19,17 @@ import argparse
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from kernel_provider import debian, engine_host, names
-from kernel_provider.checkout import Checkout, has_ensurepip
-from kernel_provider.engine_host import EngineHome, EngineStatus
-from kernel_provider.engines.docker import DockerEngine
+from kernel_provider import debian, engine_host
+from kernel_provider.checkout import Checkout
+from kernel_provider.engine_host import EngineHome
 from kernel_provider.errors import SandboxError
-from kernel_provider.setup_plan import Facts, Plan, describe, plan
-from kernel_provider.steps import SetupError, Steps, run_visibly
+from kernel_provider.machine import agree, announce, gather, start_engine
+from kernel_provider.setup_plan import describe, plan
+from kernel_provider.steps import Steps, run_visibly
 
 CLEANED = (".venv", "out", "build", "dist", ".mypy_cache", ".ruff_cache", ".pytest_cache")
 
@@ -71,35 +71,16 @@ def set_up(checkout: Checkout, steps: Steps, *, engine: bool) -> None:
         SandboxError: a step failed.
     """
     home = EngineHome()
-    needed = plan(gather(checkout, home, os.environ, engine=engine), engine=engine)
-    lines = list(describe(needed, log=str(home.log), data=str(home.data)))
-    if lines:
-        steps.say("This will:")
-        for line in lines:
-            steps.say(f"  {line}" if line.startswith(" ") else f"  - {line}")
-        if needed.packages or needed.start_engine:
-            _agree(steps)
-        _act(needed, checkout, home, steps)
-
-
-def gather(
-    checkout: Checkout, home: EngineHome, environ: Mapping[str, str], *, engine: bool
-) -> Facts:
-    """Look at the machine; changes nothing. The engine is asked only if it matters."""
-    status, problem = _look_for_engine(home, environ) if engine else (None, "")
-    return Facts(
-        root=os.geteuid() == 0,
-        debian=debian.is_debian(),
-        ensurepip=has_ensurepip(),
-        venv=checkout.state(),
-        engine=status.socket if status else None,
-        engine_problem=problem,
-        engine_chosen=bool(environ.get("DOCKER_HOST")),
-        engine_refused=environ.get("ENGINE", "").lower() in ("no", "0", "false"),
-        dockerd=engine_host.dockerd_path() is not None,
-        debootstrap=shutil.which("debootstrap", path=engine_host.SYSTEM_PATH) is not None,
-        base_image=status is not None and _has_base_image(status),
-    )
+    facts = gather(home, os.environ, venv=checkout.state(), engine=engine)
+    needed = plan(facts, engine=engine)
+    announce(list(describe(needed, log=str(home.log), data=str(home.data))), steps)
+    if needed.packages or needed.start_engine:
+        agree(steps)
+    if needed.packages:
+        debian.install(needed.packages, steps)
+    checkout.update(steps)
+    if needed.start_engine:
+        start_engine(home, steps)
 
 
 def clean(checkout: Checkout, home: EngineHome, steps: Steps) -> None:
@@ -112,46 +93,6 @@ def clean(checkout: Checkout, home: EngineHome, steps: Steps) -> None:
     steps.say(f"Removed: {', '.join(CLEANED)}")
     if home.data.exists():
         steps.say(f"Kept: the images of our engine, in {home.data}")
-
-
-def _look_for_engine(
-    home: EngineHome, environ: Mapping[str, str]
-) -> tuple[EngineStatus | None, str]:
-    try:
-        return engine_host.find(environ, home), ""
-    except SandboxError as error:
-        return None, str(error).partition("\n")[0]
-
-
-def _has_base_image(status: EngineStatus) -> bool:
-    try:
-        DockerEngine(status.socket).image(names.BASE_IMAGE)
-    except SandboxError:
-        return False
-    return True
-
-
-def _agree(steps: Steps) -> None:
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        steps.say("Going on, since nobody can be asked here.")
-        return
-    try:
-        answer = input("Go on? [Y/n] ").strip().lower()
-    except EOFError:
-        answer = "n"
-    if answer not in ("", "y", "yes"):
-        raise SetupError(reason="nothing was changed", remedy="repeat it when you agree")
-
-
-def _act(needed: Plan, checkout: Checkout, home: EngineHome, steps: Steps) -> None:
-    if needed.packages:
-        debian.install(needed.packages, steps)
-    if needed.venv != "current":
-        checkout.update(steps)
-    if needed.start_engine:
-        with steps.step("container engine") as note:
-            status = engine_host.start(home)
-            note.text = f"Docker {status.version} at {status.socket}"
 
 
 def _become(checkout: Checkout, arguments: Sequence[str]) -> None:

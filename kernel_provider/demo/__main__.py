@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"\n{error}\n")
         return error.exit_code
     except KeyboardInterrupt:
-        sys.stderr.write("\nStopped; nothing is left running.\n")
+        sys.stderr.write("\nStopped; a sandbox that was running ends with this process.\n")
         return 130
 
 
