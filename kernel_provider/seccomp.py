@@ -145,14 +145,21 @@ ALLOWED = (
         "needs capabilities, and there are none.",
     ),
     Group(
+        name="an administrator's probes",
+        calls="uretprobe uprobe",
+        reason="Made by the kernel itself in a process that somebody traces from the host; "
+        "refused, they would end that process. Called by anyone else, they do nothing but "
+        "raise SIGILL.",
+    ),
+    Group(
         name="randomness",
         calls="getrandom",
         reason="Keys, seeds, hash randomisation.",
     ),
     Group(
         name="sockets, once made",
-        calls="bind listen accept accept4 connect shutdown getsockname getpeername sendto "
-        "sendmsg sendmmsg recvfrom recvmsg recvmmsg",
+        calls="bind listen accept accept4 connect shutdown getsockname getpeername "
+        "recvfrom recvmsg recvmmsg",
         reason="Jupyter's channels arrive as listening sockets, and multiprocessing passes "
         "descriptors over sockets of its own. What kinds can be made is decided below.",
     ),
@@ -162,6 +169,8 @@ ALLOWED = (
 def _is(index: int, value: int, mask: int = INT) -> tuple[Condition, ...]:
     return (Condition(index=index, value=value, mask=mask),)
 
+
+MSG_OOB = 1
 
 NAMESPACES_AND_PIDFD = 0x7E021000
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET, and CLONE_PIDFD."""
@@ -262,6 +271,22 @@ def _sockopts(level: int, table: Mapping[str, tuple[int, str]]) -> tuple[Case, .
     )
 
 
+def _no_urgent_data(call: str, index: int) -> Group:
+    return Group(
+        name=f"{call} without urgent data",
+        calls=call,
+        cases=(
+            Case(
+                what="no MSG_OOB",
+                conditions=_is(index, 0, MSG_OOB),
+                why="all that libraries send",
+            ),
+        ),
+        reason="Urgent bytes on AF_UNIX were a way out of a browser's sandbox, "
+        "CVE-2025-38236, and nobody sends them.",
+    )
+
+
 CONDITIONAL = (
     Group(
         name="clone without namespaces",
@@ -329,6 +354,9 @@ CONDITIONAL = (
         "host is), SO_ATTACH_FILTER and SO_ATTACH_BPF (programs for the kernel to run), "
         "SO_PEEK_OFF, SO_BINDTODEVICE, SO_MARK.",
     ),
+    _no_urgent_data("sendto", 3),
+    _no_urgent_data("sendmsg", 2),
+    _no_urgent_data("sendmmsg", 3),
     Group(
         name="AF_UNIX sockets",
         calls="socket socketpair",
@@ -550,7 +578,7 @@ REFUSED = (
         name="newer calls that nothing needs yet",
         calls="set_mempolicy_home_node cachestat map_shadow_stack mseal futex_wake "
         "futex_wait futex_requeue statmount listmount setxattrat getxattrat "
-        "listxattrat removexattrat uretprobe uprobe file_getattr file_setattr",
+        "listxattrat removexattrat file_getattr file_setattr",
         error=errno.ENOSYS,
         reason="As on an older kernel: whoever calls them has another way.",
     ),
@@ -609,8 +637,16 @@ def profile_json(loopback: bool = False) -> str:  # noqa: FBT001, FBT002 - a cac
     return json.dumps(profile(loopback=loopback), separators=(",", ":"))
 
 
+ERRORS = {
+    errno.EPERM: "EPERM",
+    errno.ENOSYS: "ENOSYS",
+    errno.EOPNOTSUPP: "EOPNOTSUPP",
+    errno.EAFNOSUPPORT: "EAFNOSUPPORT",
+}
+
+
 def _explain_group(group: Group) -> Iterator[str]:
-    verdict = "allowed" if group.error is None else errno.errorcode[group.error]
+    verdict = "allowed" if group.error is None else ERRORS[group.error]
     yield f"### {group.name}: {verdict}\n"
     yield f"{group.reason}\n"
     yield ", ".join(f"`{call}`" for call in group.calls.split()) + "\n"
