@@ -22,6 +22,8 @@ ROUND: Final = 4
 RETRY: Final = 0.01
 HOLD: Final = 0.3
 """Seconds that requests wait for subscribers to come back after a restart."""
+ORPHANED: Final = 2.0
+"""Seconds that a client stays connected after the kernel hung up on it."""
 
 _HEADER_PART: Final = 2
 """Jupyter's wire: delimiter, signature, header, parent, metadata, content."""
@@ -136,7 +138,10 @@ class Pair:
     def _step(self, *, up: bool, down: bool) -> None:
         before = (bool(self.up.pending), bool(self.down.pending))
         try:
-            alive = (not up or self._run_up()) and (not down or self.down.run())
+            if down and not self.down.run():
+                self._orphan()
+                return
+            alive = not up or self._run_up()
         except Violation as offence:
             self.close()
             self.relay.on_violation(CHANNELS[self.channel], str(offence))
@@ -157,9 +162,17 @@ class Pair:
         except Violation:
             return False
 
+    def _orphan(self) -> None:
+        """The kernel hung up: it is dying, most likely, and last words are to come."""
+        assert self.kernel is not None
+        for side in (self.client, self.kernel):
+            self.relay.loop.forget(side.fileno())
+        self.kernel.close()
+        self._retry = self.relay.loop.after(ORPHANED, self.close)
+
     def release(self) -> None:
         """Let held requests through."""
-        if self.kernel is not None and self.up.held:
+        if self.kernel is not None and self.kernel.fileno() >= 0 and self.up.held:
             self.up.held = False
             self._watch()
 
