@@ -155,6 +155,13 @@ class BuildError(SandboxError):
     fix = "{remedy}"
 
 
+class CudaTorchError(BuildError):
+    """A torch, or a lock, that brings gigabytes of CUDA packages into a CPU image."""
+
+    summary = "{what} brings in CUDA packages that this image has no use for: {packages}"
+    fix = "take the CPU build of torch: pip finds it with --extra-index-url {index}"
+
+
 def from_wire(wire: Mapping[str, Any]) -> SandboxError:
     """The error that ``to_wire`` described; raises KeyError for an unknown name."""
     known: dict[str, type[SandboxError]] = {}

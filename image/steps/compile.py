@@ -1,3 +1,4 @@
+# ruff: noqa: INP001  copied into a build stage as single files
 """Precompile what a kernel imports at its start, and nothing else.
 
     compile.py stdlib            every module of the standard library
@@ -7,31 +8,52 @@ The bytecode is of the unchecked-hash kind (PEP 552): it stays valid whatever a 
 does to time stamps, and Python opens no source file to compare.
 """
 
+import os
 import py_compile
+import shutil
 import subprocess
 import sys
 import sysconfig
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
+SCRATCH = "/tmp/executor-ml-bytecode"  # noqa: S108  alone in a build stage
+
 PROBES = (
-    "from ipykernel.kernelapp import IPKernelApp; import ipykernel.ipkernel, zmq.eventloop"
-    "; import IPython.core.completer, jedi, matplotlib_inline.backend_inline, comm",
+    """
+from ipykernel.kernelapp import IPKernelApp
+import ipykernel.ipkernel, zmq.eventloop, zmq.eventloop.zmqstream
+import IPython.core.completer, jedi, matplotlib_inline.backend_inline, comm
+""",
     "import ipywidgets, tqdm.auto, tqdm.notebook",
-    "import torch, torch.nn, torch.optim, torch.utils.data",
-    "import torch; m = torch.nn.Linear(2, 2); m(torch.ones(2)).sum().backward();"
-    "torch.optim.AdamW(m.parameters()).step()",
+    """
+import torch, torch.nn, torch.optim, torch.utils.data
+model = torch.nn.Linear(2, 2)
+model(torch.ones(2)).sum().backward()
+torch.optim.AdamW(model.parameters()).step()
+""",
     "import numpy, numpy.random, numpy.linalg, numpy.fft",
     "import pandas; pandas.DataFrame({'a': [1, 2]}).describe().to_html()",
-    "import matplotlib; matplotlib.use('agg'); import matplotlib.pyplot as p;"
-    "p.plot([1]); p.savefig('/tmp/probe.png')",
+    """
+import matplotlib
+matplotlib.use("agg")
+import matplotlib.pyplot
+matplotlib.pyplot.plot([1])
+matplotlib.pyplot.savefig("/tmp/probe.png")
+""",
     "import safetensors.torch, gguf, accelerate",
-    "import transformers; from transformers import pipeline, AutoModelForCausalLM,"
-    "AutoModel, AutoTokenizer, AutoConfig, Trainer, TrainingArguments",
-    "from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, BertModel;"
-    "import torch; m = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=1, n_embd=8,"
-    "vocab_size=9)); m.generate(torch.ones((1, 2), dtype=torch.long), max_new_tokens=2)",
-    "from transformers import GPT2TokenizerFast, PreTrainedTokenizerFast",
+    """
+import transformers
+from transformers import pipeline, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, Trainer, TrainingArguments
+""",
+    """
+import torch
+from transformers import BertModel, GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=1, n_embd=8, vocab_size=9))
+model.generate(torch.ones((1, 2), dtype=torch.long), max_new_tokens=2)
+""",
 )
 TAIL = (
     "\nimport sys\nfor m in list(sys.modules.values()):\n"
@@ -42,8 +64,16 @@ TAIL = (
 
 def imported(probe: str) -> set[str]:
     """The source files of all modules that ``probe`` leaves imported."""
-    done = subprocess.run(  # noqa: S603 - the probes above
-        [sys.executable, "-c", probe + TAIL], capture_output=True, text=True, check=False
+    # Bytecode goes to a scratch folder, so that one probe need not compile what another
+    # has, and the environment gets only the kind that is made below.
+    environ = {**os.environ, "PYTHONPYCACHEPREFIX": SCRATCH}
+    environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    done = subprocess.run(
+        [sys.executable, "-c", probe + TAIL],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environ,
     )
     if done.returncode:
         message = f"a probe failed: {probe}\n{done.stderr[-2000:]}"
@@ -52,21 +82,17 @@ def imported(probe: str) -> set[str]:
     return {line.split(" ", 1)[1] for line in lines if line.startswith("SOURCE ")}
 
 
-def compile_all(sources: list[str]) -> int:
-    """Write bytecode for ``sources`` and return its size in bytes."""
-    size = 0
-    for source in sources:
-        try:
-            target = py_compile.compile(
-                source,
-                doraise=True,
-                invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
-            )
-        except py_compile.PyCompileError:
-            continue
-        if target:
-            size += Path(target).stat().st_size
-    return size
+def compile_one(source: str) -> int:
+    """Write bytecode for ``source`` and return its size in bytes; 0 if it has errors."""
+    try:
+        target = py_compile.compile(
+            source,
+            doraise=True,
+            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+        )
+    except py_compile.PyCompileError:
+        return 0
+    return Path(target).stat().st_size if target else 0
 
 
 def main() -> None:
@@ -80,7 +106,9 @@ def main() -> None:
         with ThreadPoolExecutor(2) as threads:
             sources = set().union(*threads.map(imported, PROBES))
         sources = {path for path in sources if path.startswith(root + "/")}
-    size = compile_all(sorted(sources))
+    with ProcessPoolExecutor() as workers:
+        size = sum(workers.map(compile_one, sorted(sources), chunksize=50))
+    shutil.rmtree(SCRATCH, ignore_errors=True)
     print(f"compiled {len(sources)} modules of {root}: {size / 1e6:.1f} MB")  # noqa: T201
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: INP001  copied into a build stage as single files
 """Give Matplotlib its font list ready made, in the read-only environment.
 
 Matplotlib keeps the list in a folder that it can write, which in a sandbox is empty
@@ -10,7 +11,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
-ANCHOR = '    fm_path = Path(\n        mpl.get_cachedir(), f"fontlist-v{FontManager.__version__}.json")\n'
+ANCHOR = (
+    "    fm_path = Path(\n"
+    '        mpl.get_cachedir(), f"fontlist-v{FontManager.__version__}.json")\n'
+)
 FALLBACK = (
     "    if not fm_path.exists():\n"
     '        fm_path = Path(mpl.get_data_path(), "fontlist.json")\n'
@@ -21,7 +25,7 @@ def main() -> None:
     """Build the list with the installed Matplotlib, then add the fallback."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MPLCONFIGDIR"] = folder
-        import matplotlib.font_manager as manager
+        import matplotlib.font_manager as manager  # noqa: PLC0415  reads the setting
 
         (made,) = Path(folder).glob("fontlist-*.json")
         shutil.move(made, Path(manager.mpl.get_data_path(), "fontlist.json"))

@@ -15,3 +15,9 @@ fi
 $pip install --no-deps --no-compile --require-hashes --only-binary=:all: --no-cache-dir \
     --disable-pip-version-check --root-user-action=ignore --no-warn-script-location \
     --quiet ${PIP_OPTIONS:-} $locks
+if [ -f "/build/stacks/$STACK/unhashed.txt" ]; then
+    # shellcheck disable=SC2086
+    $pip install --no-deps --no-compile --only-binary=:all: --no-cache-dir \
+        --disable-pip-version-check --root-user-action=ignore --no-warn-script-location \
+        --quiet ${PIP_OPTIONS:-} --requirement "/build/stacks/$STACK/unhashed.txt"
+fi

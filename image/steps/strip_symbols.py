@@ -1,3 +1,4 @@
+# ruff: noqa: INP001  copied into a build stage as single files
 """Cut symbol tables and debug data off the ends of shared libraries.
 
     strip_symbols.py FOLDER
@@ -8,7 +9,6 @@ byte for byte. A library that is laid out in another way is left as it is.
 https://refspecs.linuxfoundation.org/elf/gabi4+/contents.html
 """
 
-import os
 import struct
 import sys
 from dataclasses import dataclass, replace
@@ -110,7 +110,7 @@ def main() -> None:
             beside = path.with_name(path.name + ".stripped")
             beside.write_bytes(less)
             beside.chmod(mode)
-            os.replace(beside, path)
+            beside.replace(path)
             saved += len(data) - len(less)
     print(f"removed {saved / 1e6:7.1f} MB  symbol tables of shared libraries")  # noqa: T201
 

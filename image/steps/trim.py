@@ -1,3 +1,4 @@
+# ruff: noqa: INP001  copied into a build stage as single files
 """Take out of a site-packages folder what no notebook in a sandbox uses.
 
     trim.py SITE_PACKAGES
@@ -9,6 +10,13 @@ differ.
 import shutil
 import sys
 from pathlib import Path
+
+TESTED = (
+    *("IPython", "comm", "contourpy", "fsspec", "gguf", "ipykernel", "ipywidgets"),
+    *("jupyter_client", "kiwisolver", "matplotlib", "mpl_toolkits", "mpmath", "networkx"),
+    *("numpy", "pandas", "psutil", "safetensors", "sympy", "tornado", "tqdm", "traitlets"),
+    "zmq",
+)
 
 REMOVALS = {
     "torch: C++ headers": ["torch/include"],
@@ -26,11 +34,7 @@ REMOVALS = {
         "jedi/third_party/django-stubs",
     ],
     "tests of other packages": [
-        *(f"{name}/**/tests" for name in ("numpy", "pandas", "matplotlib", "mpl_toolkits")),
-        *(f"{name}/**/tests" for name in ("sympy", "networkx", "zmq", "tornado", "IPython")),
-        *(f"{name}/**/tests" for name in ("ipykernel", "psutil", "jupyter_client", "tqdm")),
-        *(f"{name}/**/tests" for name in ("gguf", "traitlets", "fsspec", "contourpy", "comm")),
-        *(f"{name}/**/tests" for name in ("ipywidgets", "safetensors", "mpmath", "kiwisolver")),
+        *(f"{name}/**/tests" for name in TESTED),
         "tornado/test",
         "accelerate/test_utils/scripts",
         "matplotlib/mpl-data/sample_data",
@@ -60,7 +64,13 @@ REMOVALS = {
         "../../../share/applications",
         "../../../include",
     ],
-    "installers": ["pip", "pip-*.dist-info", "setuptools*", "pkg_resources", "_distutils_hack"],
+    "installers": [
+        "pip",
+        "pip-*.dist-info",
+        "setuptools*",
+        "pkg_resources",
+        "_distutils_hack",
+    ],
     "lists of installed files, no longer true": ["*.dist-info/RECORD"],
     "bytecode": ["**/__pycache__"],
 }

@@ -1,0 +1,174 @@
+"""Wheels for the image, collected by the host's pip with the user's own configuration.
+
+A collection is kept by the digest of its locks, so that an image of the same lock is
+built again without any download. https://pip.pypa.io/en/stable/cli/pip_download/
+"""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from kernel_provider.builder.context import Context
+from kernel_provider.builder.lock import CPU_INDEX, refuse_cuda, required
+from kernel_provider.builder.model import BuildRequest
+from kernel_provider.builder.process import ended, last_words
+from kernel_provider.errors import BuildError
+
+PYTHON: Final = "3.11"
+NEWEST_GLIBC: Final = 36
+"""Minor version of glibc 2 in the base, Debian 12."""
+
+OLDEST_GLIBC: Final = 5
+
+
+def target_options() -> list[str]:
+    """Options of pip for the image's Python and platform, whatever the host's are."""
+    minors = range(NEWEST_GLIBC, OLDEST_GLIBC - 1, -1)
+    platforms = [f"manylinux_2_{minor}_x86_64" for minor in minors]
+    platforms += [f"manylinux{year}_x86_64" for year in ("2014", "2010", "1")]
+    platforms.append("linux_x86_64")
+    return [
+        "--only-binary=:all:",
+        "--implementation=cp",
+        f"--python-version={PYTHON}",
+        *(f"--abi={abi}" for abi in ("cp311", "abi3", "none")),
+        *(f"--platform={platform}" for platform in platforms),
+    ]
+
+
+def download_command(
+    requirements: Sequence[Path],
+    target: Path,
+    *,
+    hashed: bool = True,
+    cpu_index: bool = False,
+) -> list[str]:
+    """How pip is asked for exactly what the files pin, and nothing else."""
+    hashes = ["--require-hashes"] if hashed else []
+    index = [f"--extra-index-url={CPU_INDEX}", "--retries=1"] if cpu_index else []
+    return [
+        *(sys.executable, "-m", "pip", "download", "--no-input", "--no-deps"),
+        *("--disable-pip-version-check", "--progress-bar=off", f"--dest={target}"),
+        *hashes,
+        *index,
+        *target_options(),
+        *(f"--requirement={path}" for path in requirements),
+    ]
+
+
+def cache_folder(environ: Mapping[str, str]) -> Path:
+    """Where wheels are kept: in the user's cache."""
+    base = environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
+    return Path(base) / "executor-ml"
+
+
+def collection(context: Context, cache: Path) -> Path:
+    """The folder for the wheels of this context's locks, whether it exists or not."""
+    digest = hashlib.sha256()
+    for path in _all_files(context):
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return cache / "wheels" / digest.hexdigest()[:32]
+
+
+def collect(
+    context: Context, request: BuildRequest, cache: Path, say: Callable[[str], None]
+) -> list[Path]:
+    """The wheels of the context's locks, downloaded unless they are kept already.
+
+    Raises:
+        BuildError: pip is missing, or could not get them all.
+        CudaTorchError: the lock, or the torch that pip found, needs CUDA packages.
+    """
+    refuse_cuda("the lock", context.lock())
+    place = collection(context, cache)
+    if not place.is_dir():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with _scratch(place.parent) as folder:
+            _download(context, request, folder, say)
+            for wheel in sorted(folder.glob("*.whl")):
+                refuse_cuda(wheel.name, required(read_metadata(wheel)))
+            folder.rename(place)
+    return sorted(place.glob("*.whl"))
+
+
+@contextmanager
+def _scratch(parent: Path) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="part-", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _all_files(context: Context) -> list[Path]:
+    unhashed = [context.unhashed] if context.unhashed else []
+    return [*context.locks, context.installer, *unhashed]
+
+
+def _download(
+    context: Context, request: BuildRequest, folder: Path, say: Callable[[str], None]
+) -> None:
+    if importlib.util.find_spec("pip") is None:
+        raise BuildError(
+            image=request.image,
+            step="collecting wheels",
+            last_words=f"\n    {sys.executable} has no pip",
+            remedy="python3 -m ensurepip, or on Debian: apt-get install python3-pip",
+        )
+    batches = [([*context.locks, context.installer], True)]
+    if context.unhashed:
+        batches.append(([context.unhashed], False))
+    for files, hashed in batches:
+        command = download_command(files, folder, hashed=hashed)
+        code, _ = _run(command, say)
+        if code:
+            say(f"once more, with PyTorch's own index, {CPU_INDEX}")
+            command = download_command(files, folder, hashed=hashed, cpu_index=True)
+            code, lines = _run(command, say)
+        if code:
+            raise BuildError(
+                image=request.image,
+                step="collecting wheels",
+                last_words=last_words(lines),
+                remedy=f"give pip an index that has them; CPU builds of torch: {CPU_INDEX}",
+            )
+
+
+def _run(command: Sequence[str], say: Callable[[str], None]) -> tuple[int, list[str]]:
+    """Run pip, tell what it gets, and return its exit code and all lines."""
+    lines: list[str] = []
+    environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=environ,
+        start_new_session=True,
+    )
+    with ended(process):
+        for line in process.stdout or ():
+            lines.append(line.rstrip())
+            word, _, rest = line.strip().partition(" ")
+            if word in {"Collecting", "Downloading"}:
+                say(f"{word.lower()} {rest.split(' (from')[0].split('==')[0]}")
+    return process.returncode, lines
+
+
+def read_metadata(wheel: Path) -> str:
+    """METADATA of a wheel."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        (name,) = [item for item in names if item.endswith(".dist-info/METADATA")]
+        return archive.read(name).decode("utf-8", errors="replace")
