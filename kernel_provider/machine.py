@@ -13,7 +13,7 @@ from kernel_provider import debian, engine_host, names
 from kernel_provider.checkout import has_ensurepip
 from kernel_provider.engine_host import EngineHome, EngineStatus
 from kernel_provider.engines.docker import DockerEngine
-from kernel_provider.errors import SandboxError
+from kernel_provider.errors import EngineUnreachableError, SandboxError
 from kernel_provider.setup_plan import Facts, describe, plan
 from kernel_provider.steps import SetupError, Steps
 
@@ -26,7 +26,7 @@ def gather(
     engine: bool,
 ) -> Facts:
     """Look at the machine; changes nothing. The engine is asked only if it matters."""
-    status, problem = look_for_engine(home, environ) if engine else (None, "")
+    status, problem, remedy = look_for_engine(home, environ) if engine else (None, "", "")
     return Facts(
         root=os.geteuid() == 0,
         debian=debian.is_debian(),
@@ -34,6 +34,7 @@ def gather(
         venv=venv,
         engine=status.socket if status else None,
         engine_problem=problem,
+        engine_remedy=remedy,
         engine_chosen=bool(environ.get("DOCKER_HOST")),
         engine_refused=environ.get("ENGINE", "").lower() in ("no", "0", "false"),
         dockerd=engine_host.dockerd_path() is not None,
@@ -44,12 +45,15 @@ def gather(
 
 def look_for_engine(
     home: EngineHome, environ: Mapping[str, str]
-) -> tuple[EngineStatus | None, str]:
-    """An engine that answers, or None and the reason in one line."""
+) -> tuple[EngineStatus | None, str, str]:
+    """An engine that answers, or None with the reason and, if there is one, a remedy."""
     try:
-        return engine_host.find(environ, home), ""
+        return engine_host.find(environ, home), "", ""
+    except EngineUnreachableError as error:
+        return None, str(error).partition("\n")[0], ""
     except SandboxError as error:
-        return None, str(error).partition("\n")[0]
+        reason, _, remedy = str(error).partition("\nFix: ")
+        return None, reason, remedy
 
 
 def have_engine(home: EngineHome, steps: Steps) -> EngineStatus:

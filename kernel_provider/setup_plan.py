@@ -26,7 +26,8 @@ class Facts:
 
     ``venv`` is ``current``, or what is out of date: the ``package`` alone, or ``all``.
     ``engine`` is the socket of an engine that answers, or None; ``engine_problem`` is
-    then the reason. ``base_image`` says whether the engine has our base image already.
+    then the reason, and ``engine_remedy`` what mends it if that is more than starting one.
+    ``base_image`` says whether the engine has our base image already.
     """
 
     root: bool
@@ -35,6 +36,7 @@ class Facts:
     venv: Literal["current", "package", "all"]
     engine: str | None
     engine_problem: str
+    engine_remedy: str
     engine_chosen: bool
     engine_refused: bool
     dockerd: bool
@@ -97,25 +99,21 @@ def _venv_package(facts: Facts) -> str:
 
 
 def _engine_packages(facts: Facts) -> list[str]:
+    if facts.engine_remedy:
+        raise SetupError(reason=facts.engine_problem, remedy=facts.engine_remedy)
     if facts.engine_chosen:
         raise SetupError(
-            reason=f"DOCKER_HOST names no engine that answers: {facts.engine_problem}",
-            remedy="start it, or unset DOCKER_HOST",
+            reason=facts.engine_problem, remedy="start it, or unset DOCKER_HOST"
         )
     if facts.engine_refused:
-        raise SetupError(
-            reason=f"no container engine answers, and ENGINE=no: {facts.engine_problem}",
-            remedy=BY_HAND,
-        )
+        raise SetupError(reason=f"{facts.engine_problem}, and ENGINE=no", remedy=BY_HAND)
     if not facts.root:
         raise SetupError(
-            reason=f"no container engine for this user: {facts.engine_problem}",
-            remedy=f"{BY_HAND}; or run this as root, which starts one of its own",
+            reason=facts.engine_problem,
+            remedy=f"{BY_HAND}; root may just repeat this, which then starts one",
         )
     if facts.dockerd:
         return []
     if not facts.debian:
-        raise SetupError(
-            reason=f"no container engine answers: {facts.engine_problem}", remedy=BY_HAND
-        )
+        raise SetupError(reason=facts.engine_problem, remedy=BY_HAND)
     return [ENGINE_PACKAGE]

@@ -3,6 +3,7 @@
 Standard library only: it also runs before anything is installed.
 """
 
+import shutil
 import subprocess
 import tempfile
 import threading
@@ -82,12 +83,16 @@ class Steps:
             self.say(f"{start}  {word:<3} {text}{tail} ({took:.1f} s)")
 
     def _tick(self, text: str, begun: float, over: threading.Event) -> None:
-        pause = 0.5 if self._live else PATIENCE
+        pause = 0.1 if self._live else PATIENCE
         while not over.wait(pause):
             took = time.monotonic() - begun
             if self._live:
-                self._stream.write(f"\r\x1b[K  ... {text} ({took:.0f} s)")
+                line = f"  ... {text} ({took:.0f} s)"[
+                    : shutil.get_terminal_size().columns - 1
+                ]
+                self._stream.write(f"\r\x1b[K{line}")
                 self._stream.flush()
+                pause = 0.5
             else:
                 self.say(f"  ... {text}: {took:.0f} s so far")
                 pause = HEARTBEAT
