@@ -43,6 +43,9 @@ def prepare_folders() -> None:
 
 def make_app(listeners: list[int]) -> Any:
     """Build ipykernel's application around the descriptors; nothing is served yet."""
+    # The visual debugger needs TCP, which there is none of; importing it in vain would
+    # take a third of the start.
+    sys.modules["debugpy"] = None  # type: ignore[assignment]
     import ipykernel.iostream  # noqa: PLC0415
     import ipykernel.kernelapp  # noqa: PLC0415
     import zmq  # noqa: PLC0415
@@ -112,6 +115,7 @@ def make_app(listeners: list[int]) -> Any:
     config.HistoryManager.hist_file = ":memory:"
     app = SandboxKernelApp.instance(config=config)
     app.initialize([])
+    del sys.modules["debugpy"]
     return app
 
 

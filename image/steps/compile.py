@@ -20,10 +20,19 @@ from pathlib import Path
 SCRATCH = "/tmp/executor-ml-bytecode"  # noqa: S108  alone in a build stage
 
 PROBES = (
+    # A kernel that is really made: much is imported only then. As in a sandbox,
+    # without the debugger.
     """
+import os, sys
+sys.modules["debugpy"] = None
+os.environ["HOME"] = os.environ["IPYTHONDIR"] = "/tmp"
 from ipykernel.kernelapp import IPKernelApp
-import ipykernel.ipkernel, zmq.eventloop, zmq.eventloop.zmqstream
-import IPython.core.completer, jedi, matplotlib_inline.backend_inline, comm
+app = IPKernelApp.instance(capture_fd_output=False)
+app.initialize([])
+app.shell.run_cell("import os, subprocess, multiprocessing.pool; x = !true")
+app.shell.complete("os.pa")
+import jedi, matplotlib_inline.backend_inline, comm
+sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
 """,
     "import ipywidgets, tqdm.auto, tqdm.notebook",
     """
