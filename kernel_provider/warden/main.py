@@ -4,27 +4,29 @@ Started by a session with its order on standard input and its listening socket a
 descriptor 3; ends by itself when the sandbox is gone.
 """
 
+from __future__ import annotations
+
 import json
 import os
-import shutil
 import signal
 import socket
 import sys
 import threading
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from kernel_provider.engines import Mount, SandboxSpec, open_engine
-from kernel_provider.errors import EngineError, SandboxError, StartError, WardenError
+from kernel_provider.errors import EngineError, SandboxError, WardenError
 from kernel_provider.warden.cgroup import Usage
-from kernel_provider.warden.death import Cause, Facts, decide
-from kernel_provider.warden.lastwords import LastWords, compose
 from kernel_provider.warden.loop import READ, Loop, Timer
 from kernel_provider.warden.owners import Owner, Owners
-from kernel_provider.warden.relay import Relay
 from kernel_provider.warden.sandbox import Sandbox
-from kernel_provider.warden.sweep import sweep, sweep_folders
-from kernel_provider.warden.zmtp import FrameLimits
+
+# What is needed only once the sandbox is under way is imported while it starts: a
+# sixth of this process's own start, on the path of every cold launch.
+if TYPE_CHECKING:
+    from kernel_provider.warden.death import Cause
+    from kernel_provider.warden.relay import Relay
 
 LISTENER_FD: Final = 3
 UNCLAIMED: Final = 30.0
@@ -44,7 +46,7 @@ class Order:
     startup_timeout: float
 
     @classmethod
-    def from_json(cls, text: str) -> "Order":
+    def from_json(cls, text: str) -> Order:
         """Read what ``to_json`` wrote."""
         data = json.loads(text)
         spec = data["spec"]
@@ -77,10 +79,13 @@ class Warden:
         signal.signal(signal.SIGTERM, lambda _number, _frame: self.end())
         try:
             engine = open_engine(self.order.engine, self.order.address)
-            self.sandbox = Sandbox(engine, self.order.spec, self.order.folder)
+            self.sandbox = Sandbox(
+                engine, self.order.spec, folder=self.order.folder, address=self.order.address
+            )
             self.sandbox.launch()
             self.loop.watch(self.sandbox.listener.fileno(), READ, self.on_guardian_arrives)
             self.watch_pid_one(self.sandbox.pid)
+            import kernel_provider.warden.relay  # noqa: F401, PLC0415  see above
         except SandboxError as error:
             self.loop.after(0, lambda e=error: self.fail(e))  # type: ignore[misc]
         try:
@@ -177,6 +182,9 @@ class Warden:
 
     def on_ready(self) -> None:
         """Open the relay and say so; then see to the dead of others."""
+        from kernel_provider.warden.relay import Relay  # noqa: PLC0415
+        from kernel_provider.warden.zmtp import FrameLimits  # noqa: PLC0415
+
         assert self.sandbox is not None
         assert self._claim is not None
         assert self._claimant is not None
@@ -198,6 +206,8 @@ class Warden:
 
     def sweep(self) -> None:
         """Remove what dead wardens left; in a thread, and never an error of ours."""
+        from kernel_provider.warden.sweep import sweep, sweep_folders  # noqa: PLC0415
+
         assert self.sandbox is not None
         try:
             sweep(self.sandbox.engine)
@@ -266,6 +276,8 @@ class Warden:
 
     def on_end(self, status: int | None, *, violation: str = "") -> None:
         """The kernel is over. Take the facts, say the last words, tell the owners."""
+        from kernel_provider.warden.death import Facts, decide  # noqa: PLC0415
+
         if self._ending or self.sandbox is None:
             return
         if self.relay is None:
@@ -291,6 +303,8 @@ class Warden:
 
     def mourn(self, cause: Cause) -> None:
         """Tell the cell that was running, then the owners."""
+        from kernel_provider.warden.lastwords import LastWords, compose  # noqa: PLC0415
+
         assert self.relay is not None
         request = self.relay.running()
         expected = self._wanted or (self.relay.shutdown_requested and cause.exit_code == 0)
@@ -364,6 +378,8 @@ class Warden:
 
     def clean(self) -> None:
         """Whatever happened: no container and no folder stays."""
+        import shutil  # noqa: PLC0415
+
         self.remove()
         shutil.rmtree(self.order.folder, ignore_errors=True)
 
