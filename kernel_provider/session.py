@@ -14,8 +14,10 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -297,6 +299,8 @@ class Session:
             self._outer = []
             shutil.rmtree(self.folder, ignore_errors=True)
         self._reap()
+        _reap_later(self._spawned)
+        self._spawned = []
 
     def _sweep(self, sandbox: _Sandbox) -> None:
         """Remove what a killed warden left; the next start would, but may never come."""
@@ -402,6 +406,19 @@ def _spawn(order: str, listener: socket.socket, log: str) -> int:
             ],
             setsid=True,
         )
+
+
+def _reap_later(pids: Sequence[int]) -> None:
+    """Collect wardens that are about to end, or each would stay a zombie of ours."""
+
+    def collect() -> None:
+        for pid in pids:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
+    if pids:
+        with suppress(RuntimeError):  # the interpreter is ending: init will do it
+            threading.Thread(target=collect, name="executor-ml-reaper", daemon=True).start()
 
 
 def _log_of(sandbox: _Sandbox) -> str:
