@@ -20,6 +20,9 @@ from kernel_provider.errors import CeilingError, ConfigError, MountError, Unknow
 MIB: Final = 1024 * 1024
 _UNITS: Final = {"": 1, "b": 1, "k": 1024, "m": MIB, "g": 1024 * MIB, "t": 1024 * 1024 * MIB}
 
+HIGHEST: Final = 1e9
+"""No processors, pids or seconds are more than this; sizes are not held by it."""
+
 LIMITS: Final = ("memory", "cpus", "pids", "tmp_size", "shm_size")
 """The settings that a ceiling can hold."""
 
@@ -76,7 +79,11 @@ def _parse_number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         msg = "write a number"
         raise ValueError(msg)
-    return float(value)
+    number = float(value)
+    if not abs(number) <= HIGHEST:  # neither infinity nor nan is a limit
+        msg = f"write a number up to {HIGHEST:.0f}"
+        raise ValueError(msg)
+    return number
 
 
 def _parse_count(value: object) -> int:
@@ -112,6 +119,15 @@ def _parse_mapping(value: object) -> dict[str, str]:
     return dict(value)
 
 
+def _parse_env(value: object) -> dict[str, str]:
+    env = _parse_mapping(value)
+    for name in env:
+        if not name or "=" in name:
+            msg = f"{name!r} is no name of a variable"
+            raise ValueError(msg)
+    return env
+
+
 _PARSERS: Final[Mapping[str, Callable[[object], Any]]] = {
     "image": _parse_text,
     "memory": parse_size,
@@ -120,7 +136,7 @@ _PARSERS: Final[Mapping[str, Callable[[object], Any]]] = {
     "tmp_size": parse_size,
     "shm_size": parse_size,
     "mounts": _parse_mapping,
-    "env": _parse_mapping,
+    "env": _parse_env,
     "preload": _parse_texts,
     "startup_timeout": _parse_number,
 }
@@ -214,8 +230,9 @@ def _check_mount_source(path: str, ceilings: Ceilings, source: str) -> None:
     if not path.startswith("/"):
         raise MountError(source=source, path=path, reason="the path must be absolute")
     allowed = ceilings.mount_sources
+    roots = [os.path.realpath(root) for root in allowed or ()]
     if allowed is not None and not any(
-        real == root or real.startswith(root.rstrip("/") + "/") for root in allowed
+        real == root or real.startswith(root.rstrip("/") + "/") for root in roots
     ):
         raise MountError(source=source, path=path, reason="the policy does not allow it")
     try:
@@ -260,7 +277,12 @@ def read_ceilings(
         if key not in limits or limit < limits[key]:
             limits[key], sources[key] = limit, source
 
-    for key, value in table.pop("ceilings", {}).items():
+    ceilings = table.pop("ceilings", {})
+    if not isinstance(ceilings, dict):
+        raise ConfigError(
+            source=policy_file, key="ceilings", value=ceilings, reason="write a table"
+        )
+    for key, value in ceilings.items():
         if key not in LIMITS:
             raise UnknownKeyError(
                 source=policy_file, key=key, suggestion="", known=", ".join(LIMITS)
