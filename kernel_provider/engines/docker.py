@@ -9,6 +9,7 @@ instead of chunking it. https://docs.docker.com/reference/api/engine/version/v1.
 import json
 import os
 import socket
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -223,11 +224,11 @@ class DockerEngine:
         except TimeoutError as error:
             raise EngineError(
                 action=f"answer {method} {path.partition('?')[0]}",
-                reason=f"silent for {DEADLINE:.0f} s",
+                reason=f"not done within {DEADLINE:g} s",
             ) from error
         except OSError as error:
             raise EngineUnreachableError(
-                socket=self.path, reason=os.strerror(error.errno or 0)
+                socket=self.path, reason=error.strerror or str(error)
             ) from error
         head, _, data = answer.partition(b"\r\n\r\n")
         parts = head.split(b" ", 2)
@@ -259,13 +260,18 @@ def _answers(path: str) -> bool:
 
 
 def _exchange(path: str, request: bytes) -> bytes:
+    deadline = time.monotonic() + DEADLINE
+    chunks = []
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(DEADLINE)
         connection.connect(path)
         connection.sendall(request)
-        chunks = []
         while chunk := connection.recv(65536):
             chunks.append(chunk)
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            connection.settimeout(left)
     return b"".join(chunks)
 
 
