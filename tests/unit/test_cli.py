@@ -1,0 +1,115 @@
+"""The command's skin: exit codes, words, and no work before it is asked for."""
+
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+from kernel_provider import __version__, cli
+from kernel_provider.errors import ImageMissingError
+
+
+def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    """--version prints one line and succeeds."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"executor-ml {__version__}\n"
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """--help names each command with its summary."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--help"])
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("command", sorted(cli.COMMANDS))
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each of them can be imported and describes itself."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main([command, "--help"])
+    assert caught.value.code == 0
+    assert f"usage: executor-ml {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv", [[], ["nonsense"], ["launch"], ["prune", "--nonsense"]])
+def test_wrong_words_are_a_usage_error(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2 and a usage line on stderr."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(argv)
+    assert caught.value.code == 2
+    assert "usage: executor-ml" in capsys.readouterr().err
+
+
+def fake_command(monkeypatch: pytest.MonkeyPatch, outcome: object) -> None:
+    """Make ``prune`` end in some way."""
+    module = ModuleType("fake_command")
+
+    def main(_args: object) -> object:
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    module.__dict__.update(main=main, add_arguments=lambda _parser: None)
+    monkeypatch.setitem(sys.modules, "fake_command", module)
+    monkeypatch.setitem(cli.COMMANDS, "prune", ("fake_command", "fake"))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "words"),
+    [
+        (0, 0, ""),
+        (3, 3, ""),
+        (ImageMissingError(image="x:1"), 72, "executor-ml: the image x:1 is not on this"),
+        (KeyboardInterrupt(), 130, "executor-ml: interrupted"),
+    ],
+)
+def test_outcomes_become_exit_codes_and_words(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    outcome: object,
+    code: int,
+    words: str,
+) -> None:
+    """An error is told on stderr with its remedy, never as a traceback."""
+    fake_command(monkeypatch, outcome)
+    assert cli.main(["prune"]) == code
+    err = capsys.readouterr().err
+    assert err.startswith(words)
+    assert "Traceback" not in err
+
+
+def test_a_bug_is_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no error of ours keeps its traceback."""
+    fake_command(monkeypatch, ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["prune"])
+
+
+def test_a_client_that_runs_argv_itself_gets_a_refusal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """No kernel outside of a sandbox: an exit code and what to do instead (D6)."""
+    assert cli.main(["launch", "/tmp/connection.json"]) == 69
+    err = capsys.readouterr().err
+    assert "without a sandbox" in err
+    assert "connect the client to it" in err
+
+
+def test_importing_the_package_does_nothing() -> None:
+    """The command starts fast: none of these is imported before it is needed."""
+    code = (
+        "import sys, kernel_provider.cli\n"
+        "print(*[m for m in ('docker', 'jupyter_client', 'traitlets', 'asyncio', 'zmq')"
+        " if m in sys.modules])"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.strip() == ""

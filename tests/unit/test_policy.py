@@ -1,0 +1,382 @@
+"""From a kernelspec's mapping to a policy, and every way in which that is refused."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kernel_provider.errors import (
+    CeilingError,
+    ConfigError,
+    MountError,
+    SandboxError,
+    UnknownKeyError,
+)
+from kernel_provider.policy import (
+    MIB,
+    Ceilings,
+    KernelPolicy,
+    parse_policy,
+    parse_size,
+    read_ceilings,
+    show,
+)
+
+FREE = Ceilings()
+
+
+def parse(config: dict[str, object], ceilings: Ceilings = FREE) -> KernelPolicy:
+    """Parse as the provisioner does."""
+    return parse_policy(config, ceilings=ceilings, source="kernelspec mine")
+
+
+def test_no_setting_at_all_is_the_default_policy() -> None:
+    """An empty configuration has the limits that the display name tells."""
+    policy = parse({})
+    assert policy == KernelPolicy()
+    assert (policy.memory, policy.cpus) == (512 * MIB, 0.5)
+
+
+def test_every_setting_reaches_the_policy_in_its_own_unit(tmp_path: Path) -> None:
+    """Sizes become bytes, lists tuples, numbers numbers."""
+    given_ = {
+        "image": "executor-ml-nlp:latest",
+        "memory": "1g",
+        "cpus": "1.5",
+        "pids": 64,
+        "tmp_size": "64 MiB",
+        "shm_size": 33554432,
+        "mounts": {"/models/x": str(tmp_path)},
+        "env": {"A": "b"},
+        "preload": ["numpy"],
+        "startup_timeout": 30,
+    }
+    assert parse(given_) == KernelPolicy(
+        image="executor-ml-nlp:latest",
+        memory=1024 * MIB,
+        cpus=1.5,
+        pids=64,
+        tmp_size=64 * MIB,
+        shm_size=32 * MIB,
+        mounts={"/models/x": str(tmp_path)},
+        env={"A": "b"},
+        preload=("numpy",),
+        startup_timeout=30.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("512m", 512 * MIB),
+        ("512M", 512 * MIB),
+        ("512 MB", 512 * MIB),
+        ("512MiB", 512 * MIB),
+        ("0.5g", 512 * MIB),
+        ("2 GiB", 2048 * MIB),
+        ("1t", 1024 * 1024 * MIB),
+        ("1048576", MIB),
+        ("1024k", MIB),
+        (1048576, MIB),
+        (" 7b ", 7),
+    ],
+)
+def test_sizes_are_read_as_people_write_them(text: object, size: int) -> None:
+    """Units are powers of 1024, with or without an i, in any case."""
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    "text", ["", "m", "-1m", "1e9", "512 q", "1_000", "0x10", "1m m", True, None, []]
+)
+def test_what_is_no_size_is_refused(text: object) -> None:
+    """Nothing is guessed."""
+    with pytest.raises(ValueError, match="write a size"):
+        parse_size(text)
+
+
+@given(st.integers(min_value=0, max_value=1 << 38))
+def test_a_shown_size_is_never_far_from_what_is_read_back(size: int) -> None:
+    """What an error shows can be written into a kernelspec."""
+    shown = show("memory", size)
+    if not shown.endswith("bytes"):
+        assert parse_size(shown) == pytest.approx(size, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("key", "near"), [("memroy", "memory"), ("cpu", "cpus"), ("mount", "mounts")]
+)
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(key: str, near: str) -> None:
+    """A typo never means the default (D6)."""
+    with pytest.raises(UnknownKeyError, match=f"did you mean '{near}'") as caught:
+        parse({key: "1g"})
+    assert "kernelspec mine" in str(caught.value)
+    assert near in str(caught.value).splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    "key", ["network_mode", "privileged", "cap_add", "user", "volumes"]
+)
+def test_no_key_loosens_the_hardening(key: str) -> None:
+    """What Docker calls its options is unknown here."""
+    with pytest.raises(UnknownKeyError):
+        parse({key: "host"})
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"memory": "lots"}, "write a size"),
+        ({"memory": "64m"}, "at least 96 MiB"),
+        ({"memory": -1}, "at least 96 MiB"),
+        ({"memory": None}, "write a size"),
+        ({"memory": "128m"}, "/tmp and /dev/shm are memory too"),
+        ({"cpus": 0}, "at least 0.01"),
+        ({"cpus": "nan"}, "write a number"),
+        ({"cpus": "inf"}, "write a number"),
+        ({"cpus": True}, "write a number"),
+        ({"cpus": "many"}, "could not convert"),
+        ({"pids": 12.5}, "write a whole number"),
+        ({"pids": "inf"}, "write a number"),
+        ({"pids": 8}, "at least 32"),
+        ({"tmp_size": "0"}, "at least 1 MiB"),
+        ({"startup_timeout": 0}, "at least 1"),
+        ({"startup_timeout": "inf"}, "write a number"),
+        ({"image": ""}, "write a text"),
+        ({"image": 7}, "write a text"),
+        ({"env": ["A=1"]}, "write an object"),
+        ({"env": {"A": 1}}, "write an object"),
+        ({"env": {"A": "b\0c"}}, "write an object"),
+        ({"env": {"A=B": "c"}}, "name of a variable"),
+        ({"env": {"": "c"}}, "name of a variable"),
+        ({"preload": "numpy"}, "write a list"),
+        ({"preload": [1]}, "write a text"),
+        ({"mounts": ["/models"]}, "write an object"),
+    ],
+)
+def test_values_that_mean_nothing_are_refused_by_name(
+    config: dict[str, object], reason: str
+) -> None:
+    """The error names key, value and why, and its remedy names the kernelspec."""
+    with pytest.raises(ConfigError, match=reason) as caught:
+        parse(config)
+    (key,) = config
+    assert caught.value.data["key"] == key
+    assert str(caught.value).splitlines()[1] == f"Fix: change {key} in kernelspec mine"
+
+
+_JSON: Any = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+
+
+@given(st.sampled_from(sorted(KernelPolicy.__dataclass_fields__)), _JSON)
+def test_any_json_gives_a_policy_or_one_of_our_errors(key: str, value: object) -> None:
+    """Whatever a kernelspec holds, nobody meets a traceback."""
+    try:
+        policy = parse({key: value})
+    except SandboxError:
+        return
+    assert isinstance(policy, KernelPolicy)
+
+
+# --- ceilings -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "limit"),
+    [
+        ("memory", "2g", 1024 * MIB),
+        ("cpus", 2, 1.0),
+        ("pids", 500, 200),
+        ("tmp_size", "200m", 150 * MIB),
+        ("shm_size", "200m", 150 * MIB),
+    ],
+)
+def test_a_limit_above_its_ceiling_names_both_and_who_set_it(
+    key: str, value: object, limit: float
+) -> None:
+    """The error names the wish, the ceiling and where it comes from."""
+    ceilings = Ceilings(limits={key: limit}, sources={key: "/etc/executor-ml/policy.toml"})
+    with pytest.raises(CeilingError) as caught:
+        parse({"memory": "1g", key: value}, ceilings)
+    text = str(caught.value)
+    assert show(key, limit) in text
+    assert "/etc/executor-ml/policy.toml" in text
+    assert key in text
+
+
+def test_the_ceiling_itself_is_allowed() -> None:
+    """A ceiling is the highest value, not the first forbidden one."""
+    assert (
+        parse({"memory": "1g"}, Ceilings(limits={"memory": 1024 * MIB})).memory
+        == 1024 * MIB
+    )
+
+
+def test_a_default_above_a_ceiling_is_refused_as_well() -> None:
+    """A kernelspec that says nothing is held under the ceiling like any other."""
+    with pytest.raises(
+        CeilingError, match="memory = 512 MiB is above the ceiling of 256 MiB"
+    ):
+        parse({}, Ceilings(limits={"memory": 256 * MIB}, sources={"memory": "X"}))
+
+
+def test_only_listed_images_start_where_there_is_a_list() -> None:
+    """Another image is refused, and the error lists what is allowed."""
+    ceilings = Ceilings(images=("executor-ml:latest", "executor-ml-nlp:latest"))
+    assert parse({}, ceilings).image == "executor-ml:latest"
+    with pytest.raises(ConfigError, match="executor-ml:latest, executor-ml-nlp:latest"):
+        parse({"image": "debian"}, ceilings)
+
+
+def test_no_file_and_no_variable_is_no_ceiling(tmp_path: Path) -> None:
+    """Nothing is held where nobody asked for it."""
+    assert read_ceilings({}, policy_file=str(tmp_path / "none.toml")) == Ceilings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "limit", "source"),
+    [("1g", 1024 * MIB, "EXECUTOR_ML_MAX_MEMORY"), ("4g", 2048 * MIB, "the file")],
+)
+def test_of_file_and_environment_the_smaller_ceiling_counts(
+    tmp_path: Path, variable: str, limit: int, source: str
+) -> None:
+    """Neither can raise what the other holds."""
+    file = tmp_path / "policy.toml"
+    file.write_text('[ceilings]\nmemory = "2g"\n')
+    found = read_ceilings({"EXECUTOR_ML_MAX_MEMORY": variable}, policy_file=str(file))
+    assert found.limits == {"memory": limit}
+    assert found.sources == {"memory": str(file) if source == "the file" else source}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ceiling = 1",
+        "[ceilings]\nmemroy = 1",
+        "[ceilings]\nimage = 1",
+        '[ceilings]\nmemory = "lots"',
+        "[ceilings]\ncpus = nan",
+        "ceilings = 5",
+        "allowed_images = 'x'",
+        "mount_sources = [1]",
+        "not toml at all",
+        "\xff",
+    ],
+)
+def test_a_policy_file_that_is_not_understood_stops_every_kernel(
+    tmp_path: Path, text: str
+) -> None:
+    """A ceiling that is misspelt is not no ceiling."""
+    file = tmp_path / "policy.toml"
+    file.write_text(text, encoding="latin-1")
+    with pytest.raises(ConfigError, match=r"policy\.toml"):
+        read_ceilings({}, policy_file=str(file))
+
+
+def test_a_policy_file_that_cannot_be_read_stops_every_kernel(tmp_path: Path) -> None:
+    """It was meant as a ceiling."""
+    with pytest.raises(ConfigError, match="directory"):
+        read_ceilings({}, policy_file=str(tmp_path))
+
+
+@pytest.mark.parametrize("value", ["", "lots", "-", "nan"])
+def test_a_ceiling_of_the_environment_that_means_nothing_stops_every_kernel(
+    value: str,
+) -> None:
+    """An empty variable is a mistake, not infinity."""
+    with pytest.raises(ConfigError, match="EXECUTOR_ML_MAX_CPUS"):
+        read_ceilings({"EXECUTOR_ML_MAX_CPUS": value}, policy_file="/nonexistent")
+
+
+# --- mounts -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/",
+        "/tmp",
+        "/models",
+        "/models/",
+        "/models/a/b",
+        "/models/../etc",
+        "/models/..",
+        "/models//x",
+        "/models/./x",
+        "models/x",
+        "/etc/x",
+        "/data/x/",
+        "",
+    ],
+)
+def test_mounts_go_nowhere_but_below_models_and_data(target: str, tmp_path: Path) -> None:
+    """No mount covers a part of the system, by whatever spelling."""
+    with pytest.raises(ConfigError, match="directly below /models or /data"):
+        parse({"mounts": {target: str(tmp_path)}})
+
+
+def test_a_mount_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """The engine would make an empty folder, as root."""
+    with pytest.raises(MountError, match=r"missing.*No such file"):
+        parse({"mounts": {"/data/x": f"{tmp_path}/missing"}})
+
+
+def test_a_mount_must_be_a_folder_by_absolute_path(tmp_path: Path) -> None:
+    """Files and sockets are refused, and paths that depend on where one stands."""
+    (tmp_path / "file").touch(mode=0o755)
+    with pytest.raises(MountError, match="not a folder"):
+        parse({"mounts": {"/data/x": f"{tmp_path}/file"}})
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{tmp_path}/s")
+        with pytest.raises(MountError, match="not a folder"):
+            parse({"mounts": {"/data/x": f"{tmp_path}/s"}})
+    with pytest.raises(MountError, match="must be absolute"):
+        parse({"mounts": {"/data/x": "relative"}})
+
+
+def test_mounts_come_from_the_administrators_sources_only(tmp_path: Path) -> None:
+    """A folder beside an allowed one, or a link out of one, is not inside of it."""
+    for name in ("allowed", "allowed-not"):
+        (tmp_path / name / "sub").mkdir(parents=True)
+    (tmp_path / "allowed" / "link").symlink_to(tmp_path / "allowed-not")
+    ceilings = Ceilings(mount_sources=(str(tmp_path / "allowed"),))
+    for path in ("allowed", "allowed/sub"):
+        assert parse({"mounts": {"/data/x": str(tmp_path / path)}}, ceilings).mounts
+    for path in ("allowed-not", "allowed/link", "allowed/../allowed-not", "."):
+        with pytest.raises(MountError, match="policy does not allow"):
+            parse({"mounts": {"/data/x": f"{tmp_path}/{path}"}}, ceilings)
+
+
+def test_a_source_of_the_administrators_may_be_a_link(tmp_path: Path) -> None:
+    """It means what it points to."""
+    (tmp_path / "disk" / "models").mkdir(parents=True)
+    (tmp_path / "srv").symlink_to(tmp_path / "disk")
+    ceilings = Ceilings(mount_sources=(str(tmp_path / "srv"),))
+    assert parse({"mounts": {"/models/x": f"{tmp_path}/srv/models"}}, ceilings).mounts
+
+
+def test_an_empty_list_of_sources_allows_no_mount(tmp_path: Path) -> None:
+    """A list is a list, also when nothing is on it."""
+    with pytest.raises(MountError, match="policy does not allow"):
+        parse({"mounts": {"/data/x": str(tmp_path)}}, Ceilings(mount_sources=()))
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root reads everything")
+def test_a_mount_that_this_user_cannot_read_is_refused(tmp_path: Path) -> None:
+    """The engine is root and could: it must not lend that to a notebook."""
+    folder = tmp_path / "closed" / "inner"
+    folder.mkdir(parents=True)
+    folder.parent.chmod(0)
+    try:
+        with pytest.raises(MountError, match=r"cannot read|Permission"):
+            parse({"mounts": {"/data/x": str(folder)}})
+    finally:
+        folder.parent.chmod(0o700)
