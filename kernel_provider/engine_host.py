@@ -12,7 +12,6 @@ import http.client
 import json
 import os
 import shutil
-import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from kernel_provider import names
+from kernel_provider import host_process, leftovers, names
 from kernel_provider.engines.docker import find_socket
 from kernel_provider.errors import (
     EngineError,
@@ -32,9 +31,6 @@ from kernel_provider.errors import (
 from kernel_provider.steps import last_lines
 
 START_TIMEOUT: Final = 60.0
-STOP_TIMEOUT: Final = 30.0
-"""Seconds that the engine has to end its containers and unmount their files."""
-
 SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -135,7 +131,7 @@ def find(environ: Mapping[str, str], home: EngineHome | None = None) -> EngineSt
 
 def running_pid(home: EngineHome) -> int | None:
     """Process id of our engine, None if it doesn't run: told by its command line."""
-    return _pid_of(home.pidfile, f"--pidfile={home.pidfile}")
+    return host_process.pid_of(home.pidfile, f"--pidfile={home.pidfile}")
 
 
 def start(
@@ -156,8 +152,10 @@ def start(
         raise EngineError(action="start", reason="dockerd is not installed")
     with _locked(home):
         pid = running_pid(home)
+        mark = f"--pidfile={home.pidfile}"
         if pid is None:
             _clear(home)
+            mark = ""  # our own child: its number is not given to another process
             try:
                 pid = _spawn(home, program)
             except OSError as error:
@@ -165,7 +163,7 @@ def start(
         try:
             return _await_answer(home, pid, sleep)
         except BaseException:
-            _end(pid, f"--pidfile={home.pidfile}")
+            host_process.end(pid, mark)
             _clear(home)
             raise
 
@@ -178,7 +176,7 @@ def stop(home: EngineHome | None = None) -> bool:
     with _locked(home):
         pid = running_pid(home)
         if pid is not None:
-            _end(pid, f"--pidfile={home.pidfile}")
+            host_process.end(pid, f"--pidfile={home.pidfile}")
         _clear(home)
     return pid is not None
 
@@ -211,7 +209,7 @@ def _await_answer(
 ) -> EngineStatus:
     deadline = time.monotonic() + START_TIMEOUT
     while True:
-        if not _alive(pid):
+        if not host_process.alive(pid):
             reason = f"it ended at once; from {home.log}:{_tail(home.log)}"
             raise EngineError(action="start", reason=reason)
         with suppress(SandboxError):
@@ -224,59 +222,16 @@ def _await_answer(
 
 
 def _clear(home: EngineHome) -> None:
-    """Remove what a dead engine left: its containerd, its pid file, its socket."""
+    """Remove what a dead engine left: containerd, pid file, socket, mounts."""
     containerd = home.exec_root / "containerd" / "containerd.pid"
-    pid = _pid_of(containerd, str(home.exec_root))
+    pid = host_process.pid_of(containerd, str(home.exec_root))
     if pid is not None:
-        _end(pid, str(home.exec_root))
+        host_process.end(pid, str(home.exec_root))
     for leftover in (containerd, home.pidfile, home.socket):
-        leftover.unlink(missing_ok=True)
-
-
-def _end(pid: int, mark: str) -> None:
-    """End the process ``pid`` if its command line still holds ``mark``; see it gone."""
-    try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            if mark not in _command_line(pid):
-                break
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(handle, number)
-            deadline = time.monotonic() + STOP_TIMEOUT
-            while _alive(pid) and time.monotonic() < deadline:
-                time.sleep(0.05)
-    finally:
-        os.close(handle)
-        with suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
-
-
-def _pid_of(pidfile: Path, mark: str) -> int | None:
-    try:
-        pid = int(pidfile.read_text())
-    except (OSError, ValueError):
-        return None
-    return pid if mark in _command_line(pid) else None
-
-
-def _command_line(pid: int) -> str:
-    """Arguments of a process, joined by spaces; empty if it is gone or a zombie."""
-    try:
-        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return ""
-    return raw.replace(b"\0", b" ").decode(errors="replace")
-
-
-def _alive(pid: int) -> bool:
-    """Whether it runs; reaps it where it is our own child."""
-    with suppress(ChildProcessError):
-        if os.waitpid(pid, os.WNOHANG)[0] == pid:
-            return False
-    return bool(_command_line(pid))
+        with suppress(OSError):  # what stays in the way, the engine itself will tell
+            leftover.unlink()
+    for folder in (home.exec_root, home.data):
+        leftovers.take_off(folder)
 
 
 def _tail(path: Path) -> str:

@@ -1,0 +1,49 @@
+"""What a person sees while waiting."""
+
+import io
+import re
+
+import pytest
+
+from kernel_provider.steps import Steps, last_lines
+
+
+class Terminal(io.StringIO):
+    """A stream that says that somebody looks at it."""
+
+    def isatty(self) -> bool:
+        """Claim to be one."""
+        return True
+
+
+def test_a_log_gets_one_line_for_a_quick_step() -> None:
+    """No escape codes, no noise: what, result, note, seconds."""
+    stream = io.StringIO()
+    with Steps(stream).step("wheels") as note:
+        note.text = "80 files"
+    assert re.fullmatch(r"  ok  wheels: 80 files \(0\.\d s\)\n", stream.getvalue())
+
+
+def test_a_terminal_line_is_replaced() -> None:
+    """The live line is wiped before the last one is written."""
+    stream = Terminal()
+    with Steps(stream).step("wheels"):
+        pass
+    assert stream.getvalue().startswith("\r\x1b[K  ok  wheels")
+
+
+@pytest.mark.parametrize(
+    ("error", "word"), [(ValueError, "failed"), (KeyboardInterrupt, "stopped")]
+)
+def test_a_step_never_claims_success(error: type[BaseException], word: str) -> None:
+    """The error goes on to the caller, and the line says how the step ended."""
+    stream = io.StringIO()
+    with pytest.raises(error), Steps(stream).step("wheels"):
+        raise error
+    assert f"{word} wheels" in stream.getvalue()
+
+
+def test_last_lines_drop_what_is_empty() -> None:
+    """The end is what matters, and blank lines say nothing."""
+    assert last_lines("a\n\nb\n  \nc\n", 2) == "\n    b\n    c"
+    assert last_lines("") == ""
