@@ -109,9 +109,7 @@ def base_python() -> Path:
     """The interpreter that makes ``.venv``, even when called from within it."""
     if sys.prefix == sys.base_prefix:
         return Path(sys.executable)
-    return Path(
-        sys.base_prefix, "bin", f"python{sys.version_info[0]}.{sys.version_info[1]}"
-    )
+    return Path(sys.base_prefix, "bin", f"python{sys.version_info[0]}.{sys.version_info[1]}")
 
 
 def lock_digest(root: Path) -> str:

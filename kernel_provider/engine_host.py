@@ -109,9 +109,7 @@ def version(path: str, *, timeout: float = 5.0) -> str:
     except PermissionError as error:
         raise EnginePermissionError(socket=path) from error
     except (http.client.HTTPException, ValueError, KeyError, TypeError) as error:
-        raise EngineError(
-            action="say its version", reason=f"not Docker at {path}"
-        ) from error
+        raise EngineError(action="say its version", reason=f"not Docker at {path}") from error
     except OSError as error:
         reason = error.strerror or str(error)
         raise EngineUnreachableError(socket=path, reason=reason) from error
@@ -204,9 +202,7 @@ def _spawn(home: EngineHome, program: str) -> int:
     )
 
 
-def _await_answer(
-    home: EngineHome, pid: int, sleep: Callable[[float], None]
-) -> EngineStatus:
+def _await_answer(home: EngineHome, pid: int, sleep: Callable[[float], None]) -> EngineStatus:
     deadline = time.monotonic() + START_TIMEOUT
     while True:
         if not host_process.alive(pid):

@@ -102,9 +102,7 @@ def _engine_packages(facts: Facts) -> list[str]:
     if facts.engine_remedy:
         raise SetupError(reason=facts.engine_problem, remedy=facts.engine_remedy)
     if facts.engine_chosen:
-        raise SetupError(
-            reason=facts.engine_problem, remedy="start it, or unset DOCKER_HOST"
-        )
+        raise SetupError(reason=facts.engine_problem, remedy="start it, or unset DOCKER_HOST")
     if facts.engine_refused:
         raise SetupError(reason=f"{facts.engine_problem}, and ENGINE=no", remedy=BY_HAND)
     if not facts.root:

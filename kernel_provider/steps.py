@@ -87,9 +87,7 @@ class Steps:
         while not over.wait(pause):
             took = time.monotonic() - begun
             if self._live:
-                line = f"  ... {text} ({took:.0f} s)"[
-                    : shutil.get_terminal_size().columns - 1
-                ]
+                line = f"  ... {text} ({took:.0f} s)"[: shutil.get_terminal_size().columns - 1]
                 self._stream.write(f"\r\x1b[K{line}")
                 self._stream.flush()
                 pause = 0.5

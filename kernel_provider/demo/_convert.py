@@ -15,9 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 def main(gguf: str) -> None:
     """Read, copy into a plain model of the same shape, save with the tokenizer."""
     begun = time.monotonic()
-    loaded = AutoModelForCausalLM.from_pretrained(
-        "/in", gguf_file=gguf, dtype=torch.bfloat16
-    )
+    loaded = AutoModelForCausalLM.from_pretrained("/in", gguf_file=gguf, dtype=torch.bfloat16)
     config = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config

@@ -30,9 +30,7 @@ def load() -> NotebookNode:
     return book
 
 
-def write_kernelspec(
-    share: Path, *, kernel: str, mounts: Mapping[str, str], suffix: str
-) -> None:
+def write_kernelspec(share: Path, *, kernel: str, mounts: Mapping[str, str], suffix: str) -> None:
     """Copy the installed kernelspec to ``share``, with ``mounts`` in its configuration.
 
     ``share`` then belongs on JUPYTER_PATH, where it goes before the installed one.
@@ -48,9 +46,7 @@ def write_kernelspec(
     path.write_text(json.dumps(with_mounts(json.loads(path.read_text()), mounts, suffix)))
 
 
-def with_mounts(
-    spec: Mapping[str, Any], mounts: Mapping[str, str], suffix: str
-) -> dict[str, Any]:
+def with_mounts(spec: Mapping[str, Any], mounts: Mapping[str, str], suffix: str) -> dict[str, Any]:
     """The kernelspec with ``mounts`` configured and ``suffix`` in its name; once."""
     stanza = spec["metadata"]["kernel_provisioner"]
     config = {**stanza.get("config", {}), "mounts": dict(mounts)}
@@ -113,9 +109,7 @@ def _text(output: Mapping[str, Any]) -> str:
         return "\n".join(output["traceback"]) or f"{output['ename']}: {output['evalue']}"
     data = output["data"]
     if "image/png" in data:
-        return (
-            f"[figure, {len(data['image/png']) * 3 // 4 / 1000:.0f} kB: see the HTML file]"
-        )
+        return f"[figure, {len(data['image/png']) * 3 // 4 / 1000:.0f} kB: see the HTML file]"
     return str(data.get("text/plain", f"[{', '.join(data)}]"))
 
 

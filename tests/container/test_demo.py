@@ -37,15 +37,13 @@ def test_the_notebook_runs_and_the_model_answers(image: str, tmp_path: Path) -> 
     assert "The capital of France is Paris" in text
     assert "[figure, " in text
     assert "jupyter lab" in text.splitlines()[-1]
-    book = nbformat.read(tmp_path / "out/demo.ipynb", as_version=4)  # type: ignore[no-untyped-call]
+    book = nbformat.read(tmp_path / "out/demo.ipynb", as_version=4)
     assert "Paris" in str(book.cells[-1].outputs)
     assert "Paris" in (tmp_path / "out/demo.html").read_text()
     assert model.cache_for(os.environ).is_current()
 
 
-def test_ctrl_c_leaves_nothing(
-    image: str, engine: docker.DockerClient, tmp_path: Path
-) -> None:
+def test_ctrl_c_leaves_nothing(image: str, engine: docker.DockerClient, tmp_path: Path) -> None:
     """Exit code 130 in seconds, in the middle of a cell.
 
     That its sandbox and warden are gone is seen after the whole run, as for all tests.

@@ -20,9 +20,7 @@ def run(*command: str | Path, **environ: str) -> str:
     """Run, with words as arguments; its standard output."""
     words = [str(word) for word in command]
     environment = {**os.environ, **environ}
-    done = subprocess.run(
-        words, check=False, capture_output=True, text=True, env=environment
-    )
+    done = subprocess.run(words, check=False, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
