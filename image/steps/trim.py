@@ -51,6 +51,7 @@ REMOVALS = {
         "**/*.c",
         "**/*.cpp",
         "**/*.h",
+        "**/*.hpp",
     ],
     "browser side of ipywidgets": [
         "../../../share/jupyter/nbextensions",

@@ -73,7 +73,7 @@ def build(request: BuildRequest, report: Report) -> BuildResult:
     try:
         reused = not request.force and _current(site, digest)
         if not reused:
-            with _alone(cache), _cleaned(site):
+            with _alone(cache, report), _cleaned(site):
                 # Another build may have made it while this one waited.
                 reused = not request.force and _current(site, digest)
                 if not reused:
@@ -84,13 +84,9 @@ def build(request: BuildRequest, report: Report) -> BuildResult:
 
 
 def _current(site: _Site, digest: str) -> bool:
-    """Whether both images were made from what is here now."""
-    wanted = {
-        site.request.image: digest,
-        names.BASE_IMAGE: base_digest(site.context, site.request),
-    }
-    found = {image: site.images.label(image, names.LABEL_LOCK) for image in wanted}
-    return found == wanted
+    """Whether the image was made from what is here now, and has its base."""
+    found = site.images.label(site.request.image, names.LABEL_LOCK)
+    return found == digest and site.images.present(names.BASE_IMAGE)
 
 
 def _make(site: _Site, digest: str) -> None:
@@ -187,11 +183,15 @@ def _result(site: _Site, digest: str, *, reused: bool, seconds: float) -> BuildR
 
 
 @contextmanager
-def _alone(cache: Path) -> Iterator[None]:
+def _alone(cache: Path, report: Report) -> Iterator[None]:
     """Let one build of this user run at a time: each removes unnamed images of ours."""
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "build.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with step("waiting for another build", report):
+                fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
