@@ -22,6 +22,8 @@ from kernel_provider.warden.relay import Pair, Relay, Request
 DELIMITER: Final = b"<IDS|MSG>"
 PATIENCE: Final = 0.6
 """Seconds for clients that were cut off to come back; libzmq tries after 0.1."""
+FLUSH: Final = 0.05
+"""Seconds that a client gets to read what it was sent."""
 
 
 def compose(cause: Cause, request: Request, key: str) -> bytes:
@@ -44,7 +46,12 @@ def compose(cause: Cause, request: Request, key: str) -> bytes:
         "evalue": text,
         "traceback": [f"\x1b[0;31m{cause.name}\x1b[0m: {text}"],
     }
-    parts = [json.dumps(header).encode(), request.header, b"{}", json.dumps(content).encode()]
+    parts = [
+        json.dumps(header).encode(),
+        request.header,
+        b"{}",
+        json.dumps(content).encode(),
+    ]
     signature = hmac.new(key.encode(), digestmod=hashlib.sha256)
     for part in parts:
         signature.update(part)
@@ -55,11 +62,13 @@ def compose(cause: Cause, request: Request, key: str) -> bytes:
 class LastWords:
     """Brings one message to every iopub client, then calls ``done``."""
 
-    def __init__(self, loop: Loop, relay: Relay, words: bytes, done: Callable[[], None]) -> None:
+    def __init__(
+        self, loop: Loop, relay: Relay, words: bytes, done: Callable[[], None]
+    ) -> None:
         self._loop = loop
-        self._words = words
+        self.words = words
         self._done: Callable[[], None] | None = done
-        self._standing_in: dict[socket.socket, zmtp.Follower] = {}
+        self._standing_in: set[_StandIn] = set()
         self._awaited = 0
         for pair in tuple(relay.pairs):
             if pair.channel == IOPUB and pair.subscribed and not self._insert(pair):
@@ -79,7 +88,7 @@ class LastWords:
         if down.pending or not down.follower.between:
             return False
         try:
-            return bool(down.sink.send(self._words) == len(self._words))
+            return bool(down.sink.send(self.words) == len(self.words))
         except OSError:
             return False
 
@@ -89,31 +98,17 @@ class LastWords:
         except BlockingIOError:
             return
         client.setblocking(False)  # noqa: FBT003
-        subscribed: list[bool] = []
+        stand_in = _StandIn(self, client)
+        self._standing_in.add(stand_in)
+        self._loop.watch(client.fileno(), READ, stand_in.hear)
+        stand_in.say(zmtp.greeting())
 
-        def look(index: int, body: bytes) -> None:
-            if zmtp.is_subscription(index, body):
-                subscribed.append(True)
-
-        self._standing_in[client] = zmtp.Follower(zmtp.FrameLimits(), look)
-        client.send(zmtp.greeting() + zmtp.ready(b"XPUB"))
-        self._loop.watch(
-            client.fileno(), READ, lambda _: self._hear(client, subscribed)
-        )
-
-    def _hear(self, client: socket.socket, subscribed: list[bool]) -> None:
-        try:
-            data = client.recv(4096)
-            self._standing_in[client].feed(memoryview(data))
-            if data and subscribed:
-                client.send(self._words)
-        except (OSError, zmtp.Violation):
-            data = b""
-        if not data or subscribed:
-            self._loop.forget(client.fileno())
-            self._awaited -= 1
-        if not self._awaited:
-            self._loop.after(0.05, self._finish)
+    def heard(self, stand_in: "_StandIn") -> None:
+        """One client more has the words, or will never have them."""
+        self._loop.forget(stand_in.client.fileno())
+        self._awaited -= 1
+        if self._awaited <= 0:
+            self._loop.after(FLUSH, self._finish)
 
     def _finish(self) -> None:
         if self._done is None:
@@ -121,7 +116,45 @@ class LastWords:
         done, self._done = self._done, None
         if self._awaited or self._standing_in:
             self._loop.forget(self._listener.fileno())
-        for client in self._standing_in:
-            self._loop.forget(client.fileno())
-            client.close()
+        for stand_in in self._standing_in:
+            self._loop.forget(stand_in.client.fileno())
+            stand_in.client.close()
         done()
+
+
+class _StandIn:
+    """A publisher for one client that came back: greets, waits for it to subscribe."""
+
+    def __init__(self, last_words: LastWords, client: socket.socket) -> None:
+        self.client = client
+        self._last_words = last_words
+        self._greeted = False
+        self._subscribed = False
+        self._follower = zmtp.Follower(zmtp.FrameLimits(), self._look)
+
+    def _look(self, index: int, body: bytes) -> None:
+        self._subscribed = self._subscribed or zmtp.is_subscription(index, body)
+
+    def say(self, data: bytes) -> bool:
+        """Send; false where the client is gone."""
+        try:
+            return self.client.send(data) == len(data)
+        except OSError:
+            return False
+
+    def hear(self, _events: int) -> None:
+        """Go on with the handshake; when it has subscribed, say the words."""
+        try:
+            data = self.client.recv(4096)
+            self._follower.feed(memoryview(data))
+        except BlockingIOError:
+            return
+        except (OSError, zmtp.Violation):
+            data = b""
+        if self._follower.greeted and not self._greeted:
+            self._greeted = True
+            self.say(zmtp.ready(b"XPUB"))
+        if self._subscribed:
+            self.say(self._last_words.words)
+        if self._subscribed or not data:
+            self._last_words.heard(self)

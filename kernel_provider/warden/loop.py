@@ -63,9 +63,11 @@ class Loop:
         """Serve until stopped."""
         self._running = True
         while self._running:
-            for descriptor, events in self._epoll.poll(self._next_timer()):
-                handler = self._handlers.get(descriptor)
-                if handler is not None:
+            ready = self._epoll.poll(self._next_timer())
+            handlers = [self._handlers.get(descriptor) for descriptor, _ in ready]
+            for (descriptor, events), handler in zip(ready, handlers, strict=True):
+                # a number that was closed and given out again in this round is another's
+                if handler is not None and self._handlers.get(descriptor) == handler:
                     handler(events)
             self._call_due()
 

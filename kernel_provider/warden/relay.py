@@ -10,15 +10,14 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from kernel_provider.warden.loop import ENDED, READ, WRITE, Loop, Timer
+from kernel_provider.warden.pump import CHUNK, Pump, SinkGoneError
 from kernel_provider.warden.rendezvous import CHANNELS, CONTROL, IOPUB, SHELL
 from kernel_provider.warden.zmtp import Follower, FrameLimits, Violation, is_subscription
 
-CHUNK: Final = 256 * 1024
-ROUND: Final = 4
-"""Chunks for one connection before the others get their turn."""
 RETRY: Final = 0.01
 HOLD: Final = 0.3
 """Seconds that requests wait for subscribers to come back after a restart."""
@@ -36,50 +35,6 @@ class Request:
     header: bytes
     kind: str
     number: int
-
-
-class Pump:
-    """One direction: reads ``source``, follows the framing, writes ``sink``."""
-
-    def __init__(
-        self, source: socket.socket, sink: socket.socket, follower: Follower, buffer: bytearray
-    ) -> None:
-        self.source = source
-        self.sink = sink
-        self.follower = follower
-        self.held = False
-        self.pending = b""
-        self._buffer = memoryview(buffer)
-
-    def run(self) -> bool:
-        """Move what can be moved now; False at the end of the stream.
-
-        Raises Violation, and OSError where either side is gone.
-        """
-        if self.pending and not self._send(self.pending):
-            return True
-        for _ in range(ROUND):
-            if self.held:
-                return True
-            try:
-                count = self.source.recv_into(self._buffer)
-            except BlockingIOError:
-                return True
-            if not count:
-                return False
-            data = self._buffer[:count]
-            self.follower.feed(data)
-            if not self._send(data):
-                return True
-        return True
-
-    def _send(self, data: memoryview | bytes) -> bool:
-        try:
-            sent = self.sink.send(data)
-        except BlockingIOError:
-            sent = 0
-        self.pending = bytes(data[sent:])
-        return not self.pending
 
 
 class Pair:
@@ -136,31 +91,46 @@ class Pair:
         self._step(up=bool(events & WRITE), down=bool(events & (READ | ENDED)))
 
     def _step(self, *, up: bool, down: bool) -> None:
-        before = (bool(self.up.pending), bool(self.down.pending))
-        try:
-            if down and not self.down.run():
-                self._orphan()
-                return
-            alive = not up or self._run_up()
-        except Violation as offence:
-            self.close()
-            self.relay.on_violation(CHANNELS[self.channel], str(offence))
+        before = self._state()
+        if (down and not self._run_down()) or (up and not self._run_up()):
             return
-        except OSError:
-            alive = False
-        if down and self.channel == SHELL:
-            self._count_replies()
-        if not alive:
-            self.close()
-        elif before != (bool(self.up.pending), bool(self.down.pending)):
+        if before != self._state():
             self._watch()
 
-    def _run_up(self) -> bool:
-        """A client that breaks the framing loses its connection, and nothing else."""
+    def _state(self) -> tuple[bool, bool, bool]:
+        return bool(self.up.pending), bool(self.down.pending), self.up.held
+
+    def _run_down(self) -> bool:
+        """From the kernel: who breaks the framing here ends the kernel."""
         try:
-            return self.up.run()
-        except Violation:
+            alive = self.down.run()
+        except Violation as offence:
+            # still among the pairs: its client is to hear of it
+            self.relay.on_violation(CHANNELS[self.channel], str(offence))
+            self.close()
             return False
+        except SinkGoneError:
+            self.close()
+            return False
+        if self.channel == SHELL:
+            self._count_replies()
+        if not alive:
+            self._orphan()
+        return alive
+
+    def _run_up(self) -> bool:
+        """From the client: who breaks the framing here loses this connection only."""
+        try:
+            alive = self.up.run()
+        except Violation:
+            alive = False
+        except SinkGoneError:  # what the kernel said before it went is still to come
+            self.up.pending = b""
+            self.up.held = True
+            return True
+        if not alive:
+            self.close()
+        return alive
 
     def _orphan(self) -> None:
         """The kernel hung up: it is dying, most likely, and last words are to come."""
@@ -204,7 +174,9 @@ class Pair:
             self.relay.shutdown_requested = True
         elif self.channel == SHELL and isinstance(kind, str) and kind.endswith("_request"):
             self.relay.requests += 1
-            self.waiting.append(Request(header=header, kind=kind, number=self.relay.requests))
+            self.waiting.append(
+                Request(header=header, kind=kind, number=self.relay.requests)
+            )
 
     def _count_replies(self) -> None:
         """A kernel answers each connection's requests in their order, one reply each."""
@@ -254,7 +226,7 @@ class Relay:
             self.loop.after(HOLD, self._release)
         for channel, listener in enumerate(outer):
             listener.setblocking(False)  # noqa: FBT003
-            self.loop.watch(listener.fileno(), READ, lambda _, c=channel: self._accept(c))
+            self.loop.watch(listener.fileno(), READ, partial(self._accept, channel))
 
     def outer(self, channel: int) -> socket.socket:
         """Give the listener that clients of ``channel`` connect to."""
@@ -279,7 +251,7 @@ class Relay:
         for pair in tuple(self.pairs):
             pair.release()
 
-    def _accept(self, channel: int) -> None:
+    def _accept(self, channel: int, _events: int) -> None:
         while True:
             try:
                 client, _ = self._outer[channel].accept()

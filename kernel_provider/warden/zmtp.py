@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from typing import Final
 
 GREETING_SIZE: Final = 64
+GREETING_KNOWN: Final = {0: b"\xff", 9: b"\x7f\x03", 12: b"NULL".ljust(20, b"\0")}
+"""What is not free in a greeting: signature, major version, mechanism. A peer that is
+let to speak an older version may hide a frame's head in the rest of it."""
 MORE: Final = 0x01
 LONG: Final = 0x02
 COMMAND: Final = 0x04
@@ -47,7 +50,8 @@ class Follower:
         self.limits = limits
         self.on_frame = on_frame
         self.messages = 0
-        self._greeting = GREETING_SIZE
+        self._greeting = b""
+        self._broken = False
         self._head = b""
         self._body = 0
         self._flags = 0
@@ -58,20 +62,26 @@ class Follower:
     @property
     def between(self) -> bool:
         """Whether the handshake is over and no message is under way."""
-        settled = not (self._greeting or self._head or self._body or self._parts)
+        settled = not (self._broken or self._head or self._body or self._parts)
         return settled and self._ready
 
     _ready = False
 
+    @property
+    def greeted(self) -> bool:
+        """Whether the whole greeting has come: libzmq drops who says READY before."""
+        return len(self._greeting) == GREETING_SIZE
+
     def feed(self, data: memoryview) -> None:
         """Take the next bytes of the stream; raise Violation at the first offence."""
-        at, end = 0, len(data)
-        if self._greeting:
-            if self._greeting == GREETING_SIZE and end and data[0] != 0xFF:
-                msg = "greeting"
-                raise Violation(msg)
-            at = min(self._greeting, end)
-            self._greeting -= at
+        try:
+            self._follow(data)
+        except Violation:
+            self._broken = True
+            raise
+
+    def _follow(self, data: memoryview) -> None:
+        at, end = self._greet(data), len(data)
         while at < end:
             if self._body:
                 step = min(self._body, end - at)
@@ -84,10 +94,26 @@ class Follower:
                 continue
             at = self._read_head(data, at, end)
 
+    def _greet(self, data: memoryview) -> int:
+        """Look at what is still missing of the greeting; give its length."""
+        missing = GREETING_SIZE - len(self._greeting)
+        if not missing:
+            return 0
+        self._greeting += data[:missing]
+        for place, known in GREETING_KNOWN.items():
+            found = self._greeting[place : place + len(known)]
+            if not known.startswith(found):
+                msg = "greeting"
+                raise Violation(msg)
+        return min(missing, len(data))
+
     def _read_head(self, data: memoryview, at: int, end: int) -> int:
         """Read flags and length, in one go where they are all there."""
         head = self._head
         flags = head[0] if head else data[at]
+        if flags & ~(MORE | LONG | COMMAND):
+            msg = "flags"
+            raise Violation(msg)
         need = (9 if flags & LONG else 2) - len(head)
         taken = min(need, end - at)
         head += data[at : at + taken]
@@ -100,9 +126,6 @@ class Follower:
 
     def _begin_frame(self, flags: int, size: int) -> None:
         limits = self.limits
-        if flags & ~(MORE | LONG | COMMAND):
-            msg = "flags"
-            raise Violation(msg)
         if flags & COMMAND:
             if size > limits.command or flags & MORE or self._parts:
                 msg = "command"
@@ -158,7 +181,9 @@ def greeting() -> bytes:
 def ready(socket_type: bytes) -> bytes:
     """End our half of the handshake."""
     name = b"Socket-Type"
-    properties = bytes([len(name)]) + name + len(socket_type).to_bytes(4, "big") + socket_type
+    properties = (
+        bytes([len(name)]) + name + len(socket_type).to_bytes(4, "big") + socket_type
+    )
     return frame(b"\x05READY" + properties, flags=COMMAND)
 
 

@@ -1,0 +1,70 @@
+"""One direction of one connection, a chunk at a time.
+
+What its receiver does not take, a pump keeps, and reads no more until it is taken: a
+flood waits with the sender.
+"""
+
+import socket
+from typing import Final
+
+from kernel_provider.warden.zmtp import Follower
+
+CHUNK: Final = 256 * 1024
+ROUND: Final = 4
+"""Chunks for one connection before the others get their turn."""
+
+
+class SinkGoneError(Exception):
+    """Whoever a pump writes to reads no more."""
+
+
+class Pump:
+    """One direction: reads ``source``, follows the framing, writes ``sink``."""
+
+    def __init__(
+        self,
+        source: socket.socket,
+        sink: socket.socket,
+        follower: Follower,
+        buffer: bytearray,
+    ) -> None:
+        self.source = source
+        self.sink = sink
+        self.follower = follower
+        self.held = False
+        self.pending = b""
+        self._buffer = memoryview(buffer)
+
+    def run(self) -> bool:
+        """Move what can be moved now; False at the end of the stream.
+
+        Raises Violation, and SinkGoneError where nobody takes it.
+        """
+        if self.pending and not self._send(self.pending):
+            return True
+        for _ in range(ROUND):
+            if self.held:
+                return True
+            try:
+                count = self.source.recv_into(self._buffer)
+            except BlockingIOError:
+                return True
+            except ConnectionError:  # it went without reading all that it was sent
+                return False
+            if not count:
+                return False
+            data = self._buffer[:count]
+            self.follower.feed(data)
+            if not self._send(data):
+                return True
+        return True
+
+    def _send(self, data: memoryview | bytes) -> bool:
+        try:
+            sent = self.sink.send(data)
+        except BlockingIOError:
+            sent = 0
+        except ConnectionError as error:
+            raise SinkGoneError from error
+        self.pending = bytes(data[sent:])
+        return not self.pending
