@@ -5,6 +5,7 @@ kernel says (D6). Versions 1 and 2 are read by the same names.
 https://docs.kernel.org/admin-guide/cgroup-v2.html
 """
 
+import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,19 +26,23 @@ class Usage:
 class Cgroup:
     """The control group of a process, found once while it is alive.
 
-    Raises OSError where the process or its group cannot be seen from here.
+    ``proc`` is where the kernel tells of processes. Raises OSError where the process or
+    its group cannot be seen from here.
     """
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, *, proc: str = "/proc") -> None:
         paths: dict[str, str] = {}
-        with open(f"/proc/{pid}/cgroup", encoding="ascii") as file:  # noqa: PTH123
+        with open(f"{proc}/{pid}/cgroup", encoding="ascii") as file:  # noqa: PTH123
             for line in file:
                 _, controllers, path = line.rstrip("\n").split(":", 2)
                 for controller in controllers.split(","):
                     paths[controller] = path
         self.unified = "memory" not in paths
-        mounts = _mounts()
+        mounts = _mounts(proc)
         wanted = [""] if self.unified else ["memory", "pids", "cpu"]
+        missing = [name for name in wanted if name not in mounts or name not in paths]
+        if missing:
+            raise OSError(errno.ENOENT, f"no control group for {missing[0] or 'anything'}")
         self._folders = {c: mounts[c].rstrip("/") + paths[c] for c in wanted}
 
     def limits(self) -> dict[str, int]:
@@ -95,10 +100,10 @@ def mismatch(found: Mapping[str, int], asked: Mapping[str, int]) -> str | None:
     return next((key for key, value in asked.items() if found[key] != value), None)
 
 
-def _mounts() -> dict[str, str]:
+def _mounts(proc: str) -> dict[str, str]:
     """Where each controller is mounted; version 2 under the empty name."""
     mounts: dict[str, str] = {}
-    with open("/proc/self/mountinfo", encoding="utf-8") as file:  # noqa: PTH123
+    with open(f"{proc}/self/mountinfo", encoding="utf-8") as file:  # noqa: PTH123
         for line in file:
             left, _, right = line.partition(" - ")
             kind, _, options = right.split(" ", 2)

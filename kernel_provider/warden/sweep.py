@@ -14,7 +14,7 @@ from kernel_provider import names
 from kernel_provider.engines import ContainerSummary, Engine
 from kernel_provider.warden import cgroup
 
-SOCKET_OF: Final = {"w": "w", "s": "c-5"}
+SOCKET_OF: Final = {"w": "w", "s": ".c-5"}
 """Folders are named kind-pid-start-random after who made them: a warden's with its
 socket, and a session's, whose listeners outlive the maker where another took over."""
 
@@ -28,7 +28,7 @@ def is_abandoned(container: ContainerSummary, *, here: str, start: str) -> bool:
     parts = container.labels.get(names.LABEL_WARDEN, "").split(":")
     if len(parts) == 4 and parts[:2] == here.split(":")[:2]:
         return start != parts[3]
-    return container.state in {"exited", "dead", "created"}
+    return container.state in {"exited", "dead"}
 
 
 def sweep(engine: Engine) -> tuple[str, ...]:
@@ -37,7 +37,7 @@ def sweep(engine: Engine) -> tuple[str, ...]:
     removed = []
     for container in engine.list(f"{names.LABEL}={names.KIND_KERNEL}"):
         label = container.labels.get(names.LABEL_WARDEN, "").split(":")
-        start = cgroup.start_time(int(label[2])) if len(label) == 4 else ""
+        start = _start_of(label[2]) if len(label) == 4 else ""
         if is_abandoned(container, here=here, start=start):
             engine.remove(container.id)
             removed.append(container.name)
@@ -53,11 +53,18 @@ def sweep_folders(root: str) -> tuple[str, ...]:
             continue
         pid, start, _ = rest.split("-")
         folder = f"{root}/{name}"
-        if cgroup.start_time(int(pid)) == start or _listens(f"{folder}/{SOCKET_OF[kind]}"):
+        if _start_of(pid) == start or _listens(f"{folder}/{SOCKET_OF[kind]}"):
             continue
         shutil.rmtree(folder, ignore_errors=True)
         removed.append(name)
     return tuple(removed)
+
+
+def _start_of(pid: str) -> str:
+    """When the process that has this number started; empty for none, or a zombie."""
+    if not pid.isdecimal() or not cgroup.is_alive(int(pid)):
+        return ""
+    return cgroup.start_time(int(pid))
 
 
 def _listens(path: str) -> bool:

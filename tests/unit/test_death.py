@@ -1,0 +1,101 @@
+import json
+
+import pytest
+
+from jupyter_client.session import Session
+from kernel_provider.warden.cgroup import Usage
+from kernel_provider.warden.death import Facts, decide
+from kernel_provider.warden.lastwords import compose
+from kernel_provider.warden.relay import Request
+from kernel_provider.warden.zmtp import Follower, FrameLimits, greeting, ready
+
+MB = 2**20
+
+
+def facts(
+    status: int | None,
+    *,
+    engine: int | None = None,
+    flag: bool = False,
+    kills: int = 0,
+    violation: str = "",
+) -> Facts:
+    """What was seen, with a limit of 512 MB and a peak above it."""
+    return Facts(
+        status=status,
+        engine_status=engine,
+        oom_flag=flag,
+        usage=Usage(memory_peak=513 * MB, oom_kills=kills, pids_refused=0),
+        memory=512 * MB,
+        violation=violation,
+    )
+
+
+@pytest.mark.parametrize(
+    ("seen", "name", "code", "word"),
+    [
+        (facts(-9, kills=1), "MemoryLimitExceeded", 137, "512 MB"),
+        (facts(-9, flag=True), "MemoryLimitExceeded", 137, "512 MB"),
+        (facts(None, engine=137, flag=True), "MemoryLimitExceeded", 137, "512 MB"),
+        (facts(-9), "KernelKilled", 137, "SIGKILL"),
+        (facts(None), "KernelKilled", 137, "SIGKILL"),
+        (facts(None, engine=137), "KernelKilled", 137, "SIGKILL"),
+        (facts(-15), "KernelKilled", 143, "SIGTERM"),
+        (facts(-11), "SegmentationFault", 139, "SIGSEGV"),
+        (facts(None, engine=139), "SegmentationFault", 139, "SIGSEGV"),
+        (facts(-6), "KernelKilled", 134, "SIGABRT"),
+        (facts(-99), "KernelKilled", 227, "signal 99"),
+        (facts(0), "KernelExited", 0, "exit code 0"),
+        (facts(3), "KernelExited", 3, "exit code 3"),
+        (facts(None, engine=3), "KernelExited", 3, "exit code 3"),
+        # a child was killed for memory, and the kernel ended otherwise
+        (facts(1, kills=1, flag=True), "KernelExited", 1, "exit code 1"),
+        (facts(-11, kills=1), "SegmentationFault", 139, "SIGSEGV"),
+        (facts(None, violation="iopub: frame"), "ProtocolViolation", 137, "iopub: frame"),
+        (facts(-9, kills=1, violation="x"), "ProtocolViolation", 137, "(x)"),
+    ],
+)
+def test_causes(seen: Facts, name: str, code: int, word: str) -> None:
+    """Each end has its name, its exit code, and the fact that shows it in the text."""
+    cause = decide(seen)
+    assert (cause.name, cause.exit_code) == (name, code)
+    assert word in str(cause)
+    assert cause.remedy
+    assert cause.to_wire() == {
+        "name": name,
+        "reason": cause.reason,
+        "remedy": cause.remedy,
+        "exit_code": code,
+    }
+
+
+def test_the_peak_is_told_where_it_is_known() -> None:
+    """Never above the limit: the counter of cgroup v1 is a page ahead at times."""
+    assert "(peak 512 MB)" in decide(facts(-9, kills=1)).reason
+
+
+@pytest.mark.parametrize("key", ["secret", ""])
+def test_last_words_are_a_jupyter_message(key: str) -> None:
+    """A client of the same key takes them for an error output of the running cell."""
+    client = Session(key=key.encode(), session="clients")
+    header = client.msg_header("execute_request")
+    asked = json.dumps(header, default=str).encode()
+    cause = decide(facts(-11))
+    wire = compose(cause, Request(header=asked, kind="execute_request", number=1), key)
+    parts: list[bytes] = []
+    follower = Follower(FrameLimits(), lambda index, body: parts.append(body) if index >= 0 else None)
+    follower.feed(memoryview(greeting() + ready(b"XPUB") + wire))
+    assert follower.messages == 1
+    identities, rest = client.feed_identities(parts)
+    assert identities == [b"error"]
+    message = client.deserialize(rest)
+    assert message["msg_type"] == "error"
+    assert message["parent_header"]["msg_id"] == header["msg_id"]
+    assert message["content"]["ename"] == "SegmentationFault"
+    assert "SIGSEGV" in message["content"]["evalue"]
+    assert "SegmentationFault" in "".join(message["content"]["traceback"])
+    assert message["header"]["session"] == "clients"
+    if key:
+        other = Session(key=b"another")
+        with pytest.raises(ValueError, match="Signature"):
+            other.deserialize(other.feed_identities(parts)[1])

@@ -1,0 +1,119 @@
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kernel_provider.errors import RuntimeFolderError
+from kernel_provider.session import RUNTIME_VARIABLE, SOCKET_PATH_LIMIT, Session, runtime_root
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder whose path is short enough for sockets."""
+    path = Path(f"/tmp/exu-{secrets.token_hex(3)}")
+    path.mkdir(mode=0o700)
+    yield path
+    shutil.rmtree(path)
+
+
+def test_the_first_that_is_set_counts(short: Path) -> None:
+    """Our own variable, else the user's runtime folder, else one below /tmp."""
+    own = {RUNTIME_VARIABLE: f"{short}/own", "XDG_RUNTIME_DIR": f"{short}/user"}
+    assert runtime_root(own) == f"{short}/own"
+    assert runtime_root({**own, RUNTIME_VARIABLE: ""}) == f"{short}/user/executor-ml"
+    for path in (short / "own", short / "user/executor-ml"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert runtime_root(own) == f"{short}/own", "the second time as the first"
+
+
+def test_without_variables_it_is_below_tmp() -> None:
+    """Named after the user, and private."""
+    before = Path(f"/tmp/executor-ml-{os.getuid()}").exists()
+    root = Path(runtime_root({}))
+    assert root == Path(f"/tmp/executor-ml-{os.getuid()}")
+    assert stat.S_IMODE(root.stat().st_mode) == 0o700
+    if not before:
+        root.rmdir()
+
+
+def refused(path: Path) -> str:
+    """The reason why a folder is refused."""
+    with pytest.raises(RuntimeFolderError) as caught:
+        runtime_root({RUNTIME_VARIABLE: str(path)})
+    assert caught.value.data["path"] == str(path)
+    assert RUNTIME_VARIABLE in str(caught.value)
+    return str(caught.value.data["reason"])
+
+
+def test_too_long_a_path_is_told_with_its_excess(short: Path) -> None:
+    """At the limit every socket can be bound; one more is an error before any is made."""
+    longest = 0
+    for length in range(SOCKET_PATH_LIMIT):
+        path = short / ("x" * (length + 1))
+        try:
+            session = Session(environ={RUNTIME_VARIABLE: str(path)}, name="t")
+        except RuntimeFolderError as error:
+            assert error.data["reason"] == "its path is 1 characters too long"  # noqa: PT017
+            break
+        session.close()
+        longest = length
+    assert longest > 20
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o701, 0o770])
+def test_a_folder_that_others_may_enter_is_refused(short: Path, mode: int) -> None:
+    """It is not mended silently: who opened it had a reason, or was somebody else."""
+    path = short / "open"
+    path.mkdir()
+    path.chmod(mode)
+    assert "open to others" in refused(path)
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_a_symlink_is_refused(short: Path) -> None:
+    """Whoever made it decides where it leads."""
+    (short / "real").mkdir(mode=0o700)
+    (short / "link").symlink_to("real")
+    assert refused(short / "link")
+    (short / "dangling").symlink_to("nowhere")
+    assert refused(short / "dangling")
+
+
+def test_a_file_is_refused(short: Path) -> None:
+    """As is what lies below one."""
+    (short / "file").touch(mode=0o600)
+    assert refused(short / "file")
+    assert refused(short / "file/below") == "Not a directory"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_anothers_folder_is_refused(short: Path) -> None:
+    """However private it is."""
+    path = short / "foreign"
+    path.mkdir(mode=0o700)
+    os.chown(path, 12345, 12345)
+    assert refused(path) == "it belongs to another user"
+
+
+def test_outer_sockets_live_and_go_with_the_session(short: Path) -> None:
+    """Five names that can be connected to, put back where Jupyter removed them."""
+    session = Session(environ={RUNTIME_VARIABLE: str(short)}, name="t")
+    names = [Path(f"{session.ip}-{number}") for number in range(1, 6)]
+    assert all(stat.S_ISSOCK(name.stat().st_mode) for name in names)
+    assert stat.S_IMODE(Path(session.folder).stat().st_mode) == 0o700
+    names[2].unlink()
+    session.restore_paths()
+    session.restore_paths()
+    assert stat.S_ISSOCK(names[2].stat().st_mode)
+    assert not session.alive
+    assert session.death is None
+    session.signal(15)
+    session.stop()
+    session.close()
+    session.close()
+    assert not list(short.iterdir())
