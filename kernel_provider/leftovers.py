@@ -19,12 +19,22 @@ def engine_mounts(mountinfo: str, folder: str) -> list[str]:
     a bind of that very folder counts: a disk that somebody mounted there stays.
     """
     found = []
+    known: dict[str, tuple[str, str, str]] = {}
     for line in mountinfo.splitlines():
-        root, point = (_unescaped(word) for word in line.split()[3:5])
-        bound = point == folder and root != "/" and folder.endswith(root)
-        if bound or point.startswith(f"{folder}/"):
+        number, parent, device, root, point = (_unescaped(word) for word in line.split()[:5])
+        known[number] = device, root, point
+        below = point.startswith(f"{folder}/")
+        if below or (point == folder and _is_itself(known[number], known.get(parent))):
             found.append(point)
     return found[::-1]
+
+
+def _is_itself(mount: tuple[str, str, str], parent: tuple[str, str, str] | None) -> bool:
+    """Whether a mount shows what lies below it anyway: same device, same folder there."""
+    if parent is None or mount[0] != parent[0]:
+        return False
+    place = os.path.relpath(mount[2], parent[2])
+    return os.path.normpath(f"{parent[1]}/{place}") == os.path.normpath(mount[1])
 
 
 def take_off(folder: Path) -> None:

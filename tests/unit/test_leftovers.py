@@ -9,7 +9,9 @@ MOUNTS = r"""
 32 22 0:51 / /var/lib/x/engine2 rw - tmpfs tmpfs rw
 33 22 0:52 / /var/lib/a\040b/engine/c rw - tmpfs tmpfs rw
 34 22 254:9 / /srv/engine rw - ext4 /dev/vdb rw
-35 34 254:9 /engine /mnt/var/engine rw - ext4 /dev/vdb rw
+35 22 254:9 /@/mnt /mnt rw - btrfs /dev/vdb rw
+36 35 254:9 /@/mnt/var/engine /mnt/var/engine rw - btrfs /dev/vdb rw
+37 22 254:0 /big/disk /opt/engine rw - ext4 /dev/vda rw
 """.strip()
 
 
@@ -24,10 +26,11 @@ def test_innermost_first() -> None:
 def test_a_disk_of_the_persons_own_stays() -> None:
     """A whole file system on the folder is where the person wants the data."""
     assert engine_mounts(MOUNTS, "/srv/engine") == []
+    assert engine_mounts(MOUNTS, "/opt/engine") == []
 
 
-def test_a_bind_on_another_file_system_is_known() -> None:
-    """The source is told from the root of its file system."""
+def test_a_bind_on_a_subvolume_is_known() -> None:
+    """What is bound is told from where the file system below begins."""
     assert engine_mounts(MOUNTS, "/mnt/var/engine") == ["/mnt/var/engine"]
 
 
