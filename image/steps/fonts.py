@@ -16,8 +16,7 @@ ANCHOR = (
     '        mpl.get_cachedir(), f"fontlist-v{FontManager.__version__}.json")\n'
 )
 FALLBACK = (
-    "    if not fm_path.exists():\n"
-    '        fm_path = Path(mpl.get_data_path(), "fontlist.json")\n'
+    '    if not fm_path.exists():\n        fm_path = Path(mpl.get_data_path(), "fontlist.json")\n'
 )
 
 

@@ -72,9 +72,7 @@ def make(
         BuildError: it can't be made here; says how it can, or that ``why`` no base
             could be pulled.
     """
-    program = shutil.which(
-        "debootstrap", path=f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}"
-    )
+    program = shutil.which("debootstrap", path=f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}")
     remedy = "let Docker pull python:3.11-slim, name another base with --base IMAGE, or "
     if program is None:
         raise _failed(request, [why], remedy + "apt-get install debootstrap")

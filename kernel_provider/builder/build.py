@@ -67,9 +67,7 @@ def build(request: BuildRequest, report: Report) -> BuildResult:
     digest = image_digest(context, request)
     images = Images(find_socket(os.environ))
     cache = request.cache or cache_folder(os.environ)
-    site = _Site(
-        request=request, context=context, images=images, cache=cache, report=report
-    )
+    site = _Site(request=request, context=context, images=images, cache=cache, report=report)
     try:
         reused = not request.force and _current(site, digest)
         if not reused:

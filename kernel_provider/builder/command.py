@@ -33,12 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Debian's packages (default: %(default)s)",
     )
     parser.add_argument("--tag", help="name for the image instead of the usual one")
-    parser.add_argument(
-        "--force", action="store_true", help="build even if nothing changed"
-    )
-    parser.add_argument(
-        "--refresh-base", action="store_true", help="pull or make the base again"
-    )
+    parser.add_argument("--force", action="store_true", help="build even if nothing changed")
+    parser.add_argument("--refresh-base", action="store_true", help="pull or make the base again")
     parser.add_argument(
         "--keep-stages",
         action="store_true",

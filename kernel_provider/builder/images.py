@@ -50,9 +50,7 @@ class Images:
         try:
             self._api = docker.APIClient(self._url, version="auto", timeout=_CALL_TIMEOUT)
         except (docker.errors.DockerException, requests.RequestException) as error:
-            raise EngineUnreachableError(
-                socket=path, reason=type(error).__name__
-            ) from error
+            raise EngineUnreachableError(socket=path, reason=type(error).__name__) from error
 
     def close(self) -> None:
         """Close the connection."""

@@ -160,9 +160,7 @@ def test_no_installer_compiler_or_privileged_program_is_in_the_image(
         if re.search(r"(^|/)s?bin/[^/]+$", file.name) and not file.isdir()
     ]
     assert "opt/venv/bin/python3" in programs
-    found = [
-        name for name in programs if {base_name(name), name.rpartition("/")[2]} & FORBIDDEN
-    ]
+    found = [name for name in programs if {base_name(name), name.rpartition("/")[2]} & FORBIDDEN]
     assert found == []
 
 
@@ -176,9 +174,7 @@ def test_no_installer_is_importable(
         if re.search(r"(^|/)(site|dist)-packages/[^/]+$|lib/python3[^/]*/[^/]+$", file.name)
         and (base_name(file.name) in INSTALLERS or file.name.endswith("python-wheels"))
     ]
-    found += [
-        file.name for file in files if re.search(r"/(pip|setuptools)-[^/]*$", file.name)
-    ]
+    found += [file.name for file in files if re.search(r"/(pip|setuptools)-[^/]*$", file.name)]
     assert found == []
     program = "import importlib.util as u; print([m for m in {} if u.find_spec(m)])"
     modules = (
@@ -236,9 +232,7 @@ def test_bytecode_is_there_and_stays_valid(
     )
     for module in packages:
         folder, _, name = module.rpartition("/")
-        assert any(
-            f"{folder}/__pycache__/{name}.cpython-311.pyc" in path for path in compiled
-        )
+        assert any(f"{folder}/__pycache__/{name}.cpython-311.pyc" in path for path in compiled)
     program = (
         "import pathlib, struct, torch, json\n"
         "kinds = [struct.unpack('<I', p.read_bytes()[4:8])[0]"
@@ -250,17 +244,13 @@ def test_bytecode_is_there_and_stays_valid(
     assert kinds == [1]
 
 
-def test_everything_imports_quietly_as_any_user(
-    engine: docker.DockerClient, image: str
-) -> None:
+def test_everything_imports_quietly_as_any_user(engine: docker.DockerClient, image: str) -> None:
     """Read-only root, unknown uid, empty /tmp, no network: no error and no warning."""
     result = run(engine, image, IMPORTS)
     assert result == Output(code=0, out="", err="")
 
 
-def test_a_model_is_made_saved_loaded_and_asked(
-    engine: docker.DockerClient, image: str
-) -> None:
+def test_a_model_is_made_saved_loaded_and_asked(engine: docker.DockerClient, image: str) -> None:
     """The removals left what inference, data loaders and completion need."""
     program = """
 import torch
@@ -305,9 +295,7 @@ def test_the_environment_keeps_libraries_offline_and_in_tmp(facts: dict[str, Any
     found = dict(line.split("=", 1) for line in facts["Config"]["Env"])
     assert ENVIRONMENT.items() <= found.items()
     assert "TRANSFORMERS_CACHE" not in found
-    folders = {
-        key for key, value in found.items() if key.endswith(("_DIR", "DIR", "_HOME"))
-    }
+    folders = {key for key, value in found.items() if key.endswith(("_DIR", "DIR", "_HOME"))}
     assert len(folders) > 10
     assert all(found[key].startswith("/tmp/") for key in folders)
 

@@ -21,9 +21,7 @@ def show(stream: io.StringIO, environ: dict[str, str]) -> str:
     screen.show(Event(step="wheels", phase=Phase.STARTED))
     screen.show(Event(step="wheels", phase=Phase.RUNNING, detail="collecting torch"))
     screen.show(
-        Event(
-            step="wheels", phase=Phase.DONE, detail="80 wheels", size=3_000_000, seconds=1.2
-        )
+        Event(step="wheels", phase=Phase.DONE, detail="80 wheels", size=3_000_000, seconds=1.2)
     )
     screen.end()
     return stream.getvalue()

@@ -84,9 +84,7 @@ def test_a_pin_without_a_hash_counts_too(folder: Path) -> None:
         ("stacks/current/requirements.lock", False),
     ],
 )
-def test_a_changed_input_changes_the_digest(
-    folder: Path, name: str, *, base_too: bool
-) -> None:
+def test_a_changed_input_changes_the_digest(folder: Path, name: str, *, base_too: bool) -> None:
     """Nothing that goes into an image can change behind the digest's back."""
     base, image = digests(folder)
     (folder / name).write_text("changed\n")
@@ -138,8 +136,6 @@ def test_a_package_without_its_image_folder_says_so(tmp_path: Path) -> None:
         find_folder([tmp_path])
 
 
-def test_the_first_place_that_has_a_dockerfile_is_taken(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_the_first_place_that_has_a_dockerfile_is_taken(folder: Path, tmp_path: Path) -> None:
     """An installed package brings its own folder; a checkout has it beside the package."""
     assert find_folder([tmp_path / "missing", folder]) == folder

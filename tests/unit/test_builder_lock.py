@@ -56,9 +56,7 @@ def test_a_cpu_torch_passes() -> None:
     refuse_cuda("torch", required(CPU_METADATA))
 
 
-@pytest.mark.parametrize(
-    "name", ["nvidia-nccl-cu12", "triton", "cuda-bindings", "NVIDIA_x"]
-)
+@pytest.mark.parametrize("name", ["nvidia-nccl-cu12", "triton", "cuda-bindings", "NVIDIA_x"])
 def test_each_kind_of_cuda_package_is_known(name: str) -> None:
     """Old and new names of what CUDA builds of torch require."""
     with pytest.raises(CudaTorchError):
@@ -77,9 +75,7 @@ def locks() -> list[Path]:
     return sorted(find_folder().glob("stacks/**/*.lock"))
 
 
-@pytest.mark.parametrize(
-    "path", locks(), ids=lambda path: f"{path.parent.name}-{path.stem}"
-)
+@pytest.mark.parametrize("path", locks(), ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_pin_of_our_locks_has_a_hash(path: Path) -> None:
     """Wheels that somebody has exchanged do not get into an image."""
     text = path.read_text()
@@ -87,9 +83,7 @@ def test_every_pin_of_our_locks_has_a_hash(path: Path) -> None:
     assert entries
     assert text.count("--hash=sha256:") == len(entries)
     length = len(hashlib.sha256().hexdigest())
-    hashes = [
-        line.rpartition("sha256:")[2] for line in text.splitlines() if "--hash" in line
-    ]
+    hashes = [line.rpartition("sha256:")[2] for line in text.splitlines() if "--hash" in line]
     assert all(len(digest) == length for digest in hashes)
 
 
@@ -98,8 +92,7 @@ def test_the_stacks_hold_what_was_promised() -> None:
     stacks = find_folder() / "stacks"
     current = read_lock([(stacks / "current/requirements.lock").read_text()])
     old = read_lock(
-        (stacks / "2023" / name).read_text()
-        for name in ("requirements.lock", "unhashed.txt")
+        (stacks / "2023" / name).read_text() for name in ("requirements.lock", "unhashed.txt")
     )
     assert current["torch"] == "2.13.0+cpu"
     assert old["torch"] == "2.0.1+cpu"

@@ -39,9 +39,7 @@ def test_pip_is_asked_for_the_image_not_for_the_host() -> None:
         "--python-version=3.11",
     ]
     assert {"--abi=cp311", "--abi=abi3", "--abi=none"} < set(options)
-    assert {"--platform=manylinux_2_28_x86_64", "--platform=manylinux2014_x86_64"} < set(
-        options
-    )
+    assert {"--platform=manylinux_2_28_x86_64", "--platform=manylinux2014_x86_64"} < set(options)
     assert "--platform=manylinux_2_37_x86_64" not in options
 
 
