@@ -34,7 +34,7 @@ def _is_itself(mount: tuple[str, str, str], parent: tuple[str, str, str] | None)
     if parent is None or mount[0] != parent[0]:
         return False
     place = os.path.relpath(mount[2], parent[2])
-    return os.path.normpath(f"{parent[1]}/{place}") == os.path.normpath(mount[1])
+    return os.path.normpath(os.path.join(parent[1], place)) == mount[1]  # noqa: PTH118  text
 
 
 def take_off(folder: Path) -> None:
