@@ -37,8 +37,7 @@ GRACE: Final = 5.0
 """Seconds beyond the sandbox's own time-out before a silent warden is given up."""
 
 _BOOT: Final = (
-    "import sys; sys.path.append(sys.argv[1]); "
-    "from kernel_provider.warden.main import main; main()"
+    "import sys; sys.path.append(sys.argv[1]); from kernel_provider.warden.main import main; main()"
 )
 
 
@@ -171,13 +170,6 @@ class Session:
             "folder": folder,
             "startup_timeout": policy.startup_timeout,
         }
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-            listener.bind(f"{folder}/w")
-            listener.listen(BACKLOG)
-            pid = _spawn(json.dumps(order), listener, f"{folder}/log")
-        self._spawned.append(pid)
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.connect(f"{folder}/w")
         claim = {
             "op": "claim",
             "key": key,
@@ -185,10 +177,35 @@ class Session:
             "cwd": cwd,
             "subscribers": self._subscribers,
         }
-        line = json.dumps(claim).encode() + b"\n"
-        socket.send_fds(connection, [line], [s.fileno() for s in self._outer])
-        connection.setblocking(False)  # noqa: FBT003
+        self._forget()
+        try:
+            connection, pid = self._start(folder, json.dumps(order), json.dumps(claim))
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        self._spawned.append(pid)
         self._sandbox = _Sandbox(connection=connection, folder=folder, pid=pid)
+
+    def _start(self, folder: str, order: str, claim: str) -> tuple[socket.socket, int]:
+        """Start a warden that finds the claim waiting: it never runs without a lifeline."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+                listener.bind(f"{folder}/w")
+                listener.listen(BACKLOG)
+                connection.connect(f"{folder}/w")
+                connection.setblocking(False)  # noqa: FBT003
+                line = claim.encode() + b"\n"
+                sent = socket.send_fds(connection, [line], [s.fileno() for s in self._outer])
+                pid = _spawn(order, listener, f"{folder}/log")
+            if sent < len(line):
+                connection.setblocking(True)  # noqa: FBT003
+                connection.sendall(line[sent:])
+                connection.setblocking(False)  # noqa: FBT003
+        except BaseException:
+            connection.close()
+            raise
+        return connection, pid
 
     async def launched(self, patience: float) -> Mapping[str, Any]:
         """Wait until the sandbox serves; give its container id, uid and pid.
@@ -288,11 +305,7 @@ class Session:
 
     def close(self) -> None:
         """Let go: the sandbox ends unless another owner holds it. Twice is fine."""
-        sandbox, self._sandbox = self._sandbox, None
-        if sandbox is not None:
-            sandbox.connection.close()
-            if sandbox.death is _WARDEN_LOST:
-                self._sweep(sandbox)
+        self._forget()
         for listener in self._outer:
             listener.close()
         if self._outer:
@@ -301,6 +314,13 @@ class Session:
         self._reap()
         _reap_later(self._spawned)
         self._spawned = []
+
+    def _forget(self) -> None:
+        sandbox, self._sandbox = self._sandbox, None
+        if sandbox is not None:
+            sandbox.connection.close()
+            if sandbox.death is _WARDEN_LOST:
+                self._sweep(sandbox)
 
     def _sweep(self, sandbox: _Sandbox) -> None:
         """Remove what a killed warden left; the next start would, but may never come."""

@@ -69,9 +69,13 @@ class Cgroup:
 
     def usage(self) -> Usage:
         """Read the counters; zeros once the group is gone."""
-        names = ("memory.peak", "memory.events") if self.unified else (
-            "memory.max_usage_in_bytes",
-            "memory.oom_control",
+        names = (
+            ("memory.peak", "memory.events")
+            if self.unified
+            else (
+                "memory.max_usage_in_bytes",
+                "memory.oom_control",
+            )
         )
         return Usage(
             memory_peak=int(self._read_or("memory", names[0], "0")),

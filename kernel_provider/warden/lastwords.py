@@ -16,8 +16,8 @@ from typing import Final
 from kernel_provider.warden import zmtp
 from kernel_provider.warden.death import Cause
 from kernel_provider.warden.loop import READ, Loop
-from kernel_provider.warden.rendezvous import IOPUB
 from kernel_provider.warden.relay import Pair, Relay, Request
+from kernel_provider.warden.rendezvous import IOPUB
 
 DELIMITER: Final = b"<IDS|MSG>"
 PATIENCE: Final = 0.6
@@ -62,9 +62,7 @@ def compose(cause: Cause, request: Request, key: str) -> bytes:
 class LastWords:
     """Brings one message to every iopub client, then calls ``done``."""
 
-    def __init__(
-        self, loop: Loop, relay: Relay, words: bytes, done: Callable[[], None]
-    ) -> None:
+    def __init__(self, loop: Loop, relay: Relay, words: bytes, done: Callable[[], None]) -> None:
         self._loop = loop
         self.words = words
         self._done: Callable[[], None] | None = done

@@ -4,7 +4,9 @@ asyncio would take 40 ms and 8 MB of every warden for the two things needed here
 """
 
 import heapq
+import os
 import select
+import signal
 import time
 from collections.abc import Callable
 from typing import Final
@@ -54,6 +56,21 @@ class Loop:
         self._count += 1
         heapq.heappush(self._timers, (time.monotonic() + seconds, self._count, timer))
         return timer
+
+    def on_signal(self, number: int, callback: Callable[[], None]) -> None:
+        """Call back when a signal has come: between handlers, never within one.
+
+        One signal for each process, from its main thread.
+        """
+        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+        def wake(_events: int) -> None:
+            os.read(reader, 64)
+            callback()
+
+        signal.set_wakeup_fd(writer)
+        signal.signal(number, lambda _number, _frame: None)
+        self.watch(reader, READ, wake)
 
     def stop(self) -> None:
         """Leave ``run`` after the callbacks of this round."""

@@ -76,7 +76,17 @@ class Warden:
 
     def run(self) -> None:
         """Live."""
-        signal.signal(signal.SIGTERM, lambda _number, _frame: self.end())
+        self.loop.on_signal(signal.SIGTERM, self.end)
+        try:
+            self.start()
+            self.loop.run()
+        finally:
+            self.clean()
+
+    # --- starting ---------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Have a container made and started; a failure is told once the loop runs."""
         try:
             engine = open_engine(self.order.engine, self.order.address)
             self.sandbox = Sandbox(
@@ -88,12 +98,6 @@ class Warden:
             import kernel_provider.warden.relay  # noqa: F401, PLC0415  see above
         except SandboxError as error:
             self.loop.after(0, lambda e=error: self.fail(e))  # type: ignore[misc]
-        try:
-            self.loop.run()
-        finally:
-            self.clean()
-
-    # --- starting ---------------------------------------------------------------------
 
     def watch_pid_one(self, pid: int) -> None:
         """Notice its end whatever becomes of the connection."""
@@ -223,9 +227,10 @@ class Warden:
         if kind == "claim":
             self.on_claim(owner, order)
         elif kind == "attach":
-            assert self.sandbox is not None
             same = bool(self.key) and order["key"] == self.key and self.relay is not None
-            owner.say({"event": "ready" if same else "refused", "uid": self.sandbox.uid})
+            uid = self.sandbox.uid if self.sandbox is not None else 0
+            owner.say({"event": "ready" if same else "refused", "uid": uid})
+            owner.holds = same
             if not same:
                 owner.close()
         elif kind == "signal":
@@ -242,6 +247,7 @@ class Warden:
             owner.close()
             return
         self._claim, self._claimant, self.key = order, owner, order["key"]
+        owner.holds = True
         if self._failure is not None:
             self.answer_failure()
         elif self._parked:
@@ -380,8 +386,10 @@ class Warden:
         """Whatever happened: no container and no folder stays."""
         import shutil  # noqa: PLC0415
 
-        self.remove()
-        shutil.rmtree(self.order.folder, ignore_errors=True)
+        try:
+            self.remove()
+        finally:
+            shutil.rmtree(self.order.folder, ignore_errors=True)
 
 
 def _how_it_ended(status: int | None) -> str:

@@ -19,21 +19,27 @@ LINE: Final = 1 << 20
 
 
 class Owner:
-    """One connection; says lines, hears lines, and may bring descriptors once."""
+    """One connection; says lines, hears lines, and may bring descriptors once.
+
+    It ``holds`` the sandbox once its claim, or its key, was accepted.
+    """
 
     def __init__(self, owners: "Owners", connection: socket.socket) -> None:
         self.connection = connection
         self.descriptors: list[int] = []
         self._owners = owners
         self._buffer = b""
+        self.holds = False
         self._pidfd = -1
         pid, _ = peer(connection)
-        try:
-            self._pidfd = os.pidfd_open(pid)
-        except OSError:
-            pid = 0
         connection.setblocking(False)  # noqa: FBT003
         owners.loop.watch(connection.fileno(), READ, self._hear)
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:  # its claim, if it sent one, is heard first
+            owners.loop.after(0, self.close)
+        except OSError:  # a process of another pid namespace has no number here
+            pass
         if self._pidfd >= 0:
             owners.loop.watch(self._pidfd, READ, lambda _: self.close())
 
@@ -71,12 +77,15 @@ class Owner:
             self.close()
             return
         *lines, self._buffer = self._buffer.split(b"\n")
-        for line in lines:
-            self._owners.on_order(self, json.loads(line))
+        try:
+            for line in lines:
+                self._owners.on_order(self, json.loads(line))
+        except (ValueError, LookupError, TypeError):  # a mistake costs the one who makes it
+            self.close()
 
 
 class Owners:
-    """All owners; ``on_none`` is called when the last of them goes."""
+    """All owners; ``on_none`` is called when the last that holds the sandbox goes."""
 
     def __init__(
         self,
@@ -107,7 +116,7 @@ class Owners:
         """Forget an owner that closed."""
         if owner in self._all:
             self._all.remove(owner)
-            if not self._all:
+            if owner.holds and not any(other.holds for other in self._all):
                 self._on_none()
 
     def say(self, event: Mapping[str, Any]) -> None:

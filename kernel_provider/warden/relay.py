@@ -174,9 +174,7 @@ class Pair:
             self.relay.shutdown_requested = True
         elif self.channel == SHELL and isinstance(kind, str) and kind.endswith("_request"):
             self.relay.requests += 1
-            self.waiting.append(
-                Request(header=header, kind=kind, number=self.relay.requests)
-            )
+            self.waiting.append(Request(header=header, kind=kind, number=self.relay.requests))
 
     def _count_replies(self) -> None:
         """A kernel answers each connection's requests in their order, one reply each."""

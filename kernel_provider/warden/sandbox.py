@@ -49,9 +49,7 @@ class Sandbox:
         image = self.engine.image(self.spec.image)
         found = image.labels.get(names.LABEL_PROTOCOL, "none")
         if found != str(names.PROTOCOL):
-            raise ImageProtocolError(
-                image=self.spec.image, found=found, expected=names.PROTOCOL
-            )
+            raise ImageProtocolError(image=self.spec.image, found=found, expected=names.PROTOCOL)
         self._create(image.id)
         self.engine.start(self.container)
         state = self.engine.inspect(self.container)

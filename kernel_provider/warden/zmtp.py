@@ -181,9 +181,7 @@ def greeting() -> bytes:
 def ready(socket_type: bytes) -> bytes:
     """End our half of the handshake."""
     name = b"Socket-Type"
-    properties = (
-        bytes([len(name)]) + name + len(socket_type).to_bytes(4, "big") + socket_type
-    )
+    properties = bytes([len(name)]) + name + len(socket_type).to_bytes(4, "big") + socket_type
     return frame(b"\x05READY" + properties, flags=COMMAND)
 
 
