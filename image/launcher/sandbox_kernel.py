@@ -9,6 +9,7 @@ abstract socket of the sandbox's own.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -46,39 +47,12 @@ def make_app(listeners: list[int]) -> Any:
     # The visual debugger needs TCP, which there is none of; importing it in vain would
     # take a third of the start.
     sys.modules["debugpy"] = None  # type: ignore[assignment]
-    import ipykernel.iostream  # noqa: PLC0415
     import ipykernel.kernelapp  # noqa: PLC0415
+    import sandbox_io  # noqa: PLC0415
     import zmq  # noqa: PLC0415
-    from ipykernel.heartbeat import Heartbeat  # noqa: PLC0415
     from traitlets.config import Config  # noqa: PLC0415
 
     descriptors = dict(enumerate(listeners, start=1))
-
-    class PassedHeartbeat(Heartbeat):
-        """Beats on the descriptor that was passed."""
-
-        def _bind_socket(self) -> None:
-            self.socket.setsockopt(zmq.USE_FD, descriptors[self.port])
-            self.socket.bind("ipc://heartbeat")
-
-    class LocalPipeThread(ipykernel.iostream.IOPubThread):
-        """Collects the output of forked processes over an abstract socket, not TCP."""
-
-        def _setup_pipe_in(self) -> None:
-            self._pipe_uuid = os.urandom(16)
-            self._pipe_address = f"ipc://@executor-iopub-{self._pipe_uuid.hex()}"
-            pipe_in = self.socket.context.socket(zmq.PULL)
-            pipe_in.linger = 0
-            pipe_in.bind(self._pipe_address)
-            self._pipe_in = ipykernel.iostream.ZMQStream(pipe_in, self.io_loop)
-            self._pipe_in.on_recv(self._handle_pipe_msg)
-
-        def _setup_pipe_out(self) -> tuple[Any, Any]:
-            context = zmq.Context()
-            pipe_out = context.socket(zmq.PUSH)
-            pipe_out.linger = 3000
-            pipe_out.connect(self._pipe_address)
-            return context, pipe_out
 
     class SandboxKernelApp(ipykernel.kernelapp.IPKernelApp):
         """ipykernel's application, told by descriptors instead of a connection file."""
@@ -107,15 +81,20 @@ def make_app(listeners: list[int]) -> Any:
 
         def init_heartbeat(self) -> None:
             address = (self.transport, self.ip, self.hb_port)
-            self.heartbeat = PassedHeartbeat(zmq.Context(), address)
+            self.heartbeat = sandbox_io.PassedHeartbeat(zmq.Context(), address)
+            self.heartbeat.descriptor = descriptors[self.hb_port]
             self.heartbeat.start()
 
-    ipykernel.kernelapp.IOPubThread = LocalPipeThread
+    ipykernel.kernelapp.IOPubThread = sandbox_io.SandboxIOPubThread
     config = Config()
+    config.IPKernelApp.outstream_class = "sandbox_io.SandboxOutStream"
     config.HistoryManager.hist_file = ":memory:"
     app = SandboxKernelApp.instance(config=config)
     app.initialize([])
     del sys.modules["debugpy"]
+    # IPython keeps a copy of everything that cells print, for %notebook: 100 MB of
+    # output would be 100 MB of the sandbox's memory, for good.
+    app.shell._tee = lambda channel: contextlib.nullcontext(channel)  # noqa: SLF001
     return app
 
 
@@ -167,10 +146,10 @@ def main() -> None:
     """Park, be claimed, serve."""
     channel = socket.socket(fileno=CHANNEL_FD)
     channel.set_inheritable(False)  # noqa: FBT003
-    del sys.path[0]  # the launcher's own folder is no place for a notebook's imports
     prepare_folders()
     preload()
     app = make_app(receive_listeners(channel))
+    del sys.path[0]  # the launcher's own folder is no place for a notebook's imports
     channel.sendall(b"parked\n")
     apply_claim(app, read_claim(channel))
     fall_silent()

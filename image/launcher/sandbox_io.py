@@ -1,0 +1,156 @@
+"""ipykernel's way out, fitted to a sandbox: no TCP, bounded memory, less processor time.
+
+A sandbox has 512 MB and half a processor, and libzmq queues a thousand messages for a
+slow reader, however large: 100 MB of prints killed kernels by their own queue. So what
+is on its way out is counted, and who writes too much waits for the reader.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from typing import Any
+
+import zmq
+from ipykernel.heartbeat import Heartbeat
+from ipykernel.iostream import IOPubThread, OutStream
+from zmq.eventloop.zmqstream import ZMQStream
+
+COUNTED = 64 * 1024
+"""Bytes from which a message is counted; libzmq tells for these when they are gone."""
+IN_FLIGHT = 24 * 1024 * 1024
+"""Bytes of counted messages that may wait for readers."""
+UNSENT = 4 * 1024 * 1024
+"""Characters that a stream buffers before it flushes by itself."""
+PATIENCE = 5.0
+"""Seconds that a message waits for room; a reader that is slower than that is stuck,
+and nobody waits for it until something moves again."""
+
+
+class PassedHeartbeat(Heartbeat):  # type: ignore[misc]
+    """Beats on a listening socket that was passed in."""
+
+    descriptor = -1
+
+    def _bind_socket(self) -> None:
+        self.socket.setsockopt(zmq.USE_FD, self.descriptor)
+        self.socket.bind("ipc://heartbeat")
+
+
+class Room:
+    """How much is on its way out; used by one thread."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Any, int]] = deque()
+        self._size = 0
+        self._stuck = False
+
+    def take(self, tracker: Any, size: int) -> None:
+        """Count a message that was just sent."""
+        self._waiting.append((tracker, size))
+        self._size += size
+        self._collect()
+
+    def wait(self) -> None:
+        """Wait until there is room, or a reader turns out to be stuck."""
+        deadline = time.monotonic() + PATIENCE
+        self._collect()
+        while self._size > IN_FLIGHT and not self._stuck:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                self._stuck = True
+                return
+            try:
+                self._waiting[0][0].wait(left)
+            except zmq.NotDone:
+                continue
+            self._collect()
+
+    def _collect(self) -> None:
+        while self._waiting and self._waiting[0][0].done:
+            self._size -= self._waiting.popleft()[1]
+            self._stuck = False
+
+
+class SandboxIOPubThread(IOPubThread):  # type: ignore[misc]
+    """Sends with bounded memory; collects forked workers' output over a socket of ours."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.room = Room()
+        super().__init__(*args, **kwargs)
+
+    def send_multipart(self, *args: Any, **kwargs: Any) -> None:
+        """From the thread itself send at once: what is queued came later."""
+        if threading.current_thread() is self.thread:
+            self._really_send(*args, **kwargs)
+        else:
+            super().send_multipart(*args, **kwargs)
+
+    def _really_send(self, msg: list[Any], *args: Any, **kwargs: Any) -> None:
+        size = sum(len(part) for part in msg)
+        if size < COUNTED or self.closed or not self._is_master_process():
+            super()._really_send(msg, *args, **kwargs)
+            return
+        self.room.wait()
+        try:
+            tracker = self.socket.send_multipart(msg, copy=False, track=True)
+        except (AttributeError, zmq.ZMQError):
+            if self.closed or self.socket.closed:
+                return
+            raise
+        self.room.take(tracker, size)
+
+    def _setup_pipe_in(self) -> None:
+        self._pipe_uuid = os.urandom(16)
+        self._pipe_address = f"ipc://@executor-iopub-{self._pipe_uuid.hex()}"
+        pipe_in = self.socket.context.socket(zmq.PULL)
+        pipe_in.linger = 0
+        pipe_in.bind(self._pipe_address)
+        self._pipe_in = ZMQStream(pipe_in, self.io_loop)
+        self._pipe_in.on_recv(self._handle_pipe_msg)
+
+    def _setup_pipe_out(self) -> tuple[Any, Any]:
+        context = zmq.Context()
+        pipe_out = context.socket(zmq.PUSH)
+        pipe_out.linger = 3000
+        pipe_out.connect(self._pipe_address)
+        return context, pipe_out
+
+
+class SandboxOutStream(OutStream):  # type: ignore[misc]
+    """Flushes with one wake-up of the sending thread, and before it holds too much."""
+
+    _unsent = 0
+
+    def write(self, string: str) -> int | None:
+        """Buffer; a writer that is far ahead of the reader waits here."""
+        written: int | None = super().write(string)
+        self._unsent += len(string)
+        if self._unsent > UNSENT:
+            self.flush()
+        return written
+
+    def flush(self) -> None:
+        """Send what is buffered; returns when it was handed to the sockets."""
+        self._unsent = 0
+        thread = self.pub_thread
+        if (
+            thread is None
+            or not thread.thread.is_alive()
+            or thread.thread is threading.current_thread()
+            or not self._is_master_process()
+        ):
+            super().flush()
+            return
+        sent = threading.Event()
+
+        def flush() -> None:
+            try:
+                self._flush()
+            finally:
+                sent.set()
+
+        thread.schedule(flush)
+        sent.wait(self.flush_timeout)
