@@ -23,6 +23,9 @@ PULL_SILENCE: Final = 20
 """Seconds without a byte after which a registry counts as out of reach."""
 
 _STEP: Final = re.compile(r"^Step (\d+)/(\d+) : (.*)$", re.DOTALL)
+_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
+"""The engine paints red what a step writes to its standard error."""
+
 _NOISE: Final = (" ---> ", "Removing intermediate", "Successfully ")
 _CALL_TIMEOUT: Final = 600
 
@@ -177,7 +180,7 @@ def read_build(
     lines: list[str] = []
     image_id = ""
     for entry in stream:
-        text = str(entry.get("stream", "")).rstrip()
+        text = _COLOUR.sub("", str(entry.get("stream", ""))).rstrip()
         if found := _STEP.match(text):
             step = f"step {found[1]} of {found[2]}: {_short(found[3])}"
             lines = []

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,9 @@ NEWEST_GLIBC: Final = 36
 """Minor version of glibc 2 in the base, Debian 12."""
 
 OLDEST_GLIBC: Final = 5
+
+KEPT_FOR: Final = 30 * 24 * 3600
+"""Seconds that wheels are kept after their last use."""
 
 
 def target_options() -> list[str]:
@@ -97,6 +101,8 @@ def collect(
             for wheel in sorted(folder.glob("*.whl")):
                 refuse_cuda(wheel.name, required(read_metadata(wheel)))
             folder.rename(place)
+    place.touch()
+    _forget_old(place.parent)
     return sorted(place.glob("*.whl"))
 
 
@@ -107,6 +113,13 @@ def _scratch(parent: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _forget_old(parent: Path) -> None:
+    """Remove collections that no build has used for long."""
+    for folder in parent.iterdir():
+        if time.time() - folder.stat().st_mtime > KEPT_FOR:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _all_files(context: Context) -> list[Path]:

@@ -43,6 +43,7 @@ def test_a_failed_step_is_shown_with_its_last_lines() -> None:
     stream = account(
         {"stream": "Step 1/2 : RUN first"},
         {"stream": "of the first step\n"},
+        {"stream": "\x1b[91mred\n\x1b[0m"},
         {"stream": "Step 2/2 : RUN sh /build/steps/install.sh"},
         *({"stream": f"line {number}\n"} for number in range(40)),
         {"error": "returned a non-zero code: 3", "errorDetail": {"code": 3}},
@@ -52,6 +53,7 @@ def test_a_failed_step_is_shown_with_its_last_lines() -> None:
     text = str(caught.value)
     assert "building executor-ml:latest failed at: step 2 of 2: RUN sh /build/steps" in text
     assert "line 39\n    returned a non-zero code: 3" in text
+    assert "\x1b" not in text
     assert "line 20\n" not in text
     assert "of the first step" not in text
     assert "the old image is in place" in text
