@@ -65,9 +65,7 @@ class RuntimeFolderError(SandboxError):
 
     exit_code = 73
     summary = "the folder for kernel sockets, {path}, cannot be used: {reason}"
-    fix = (
-        "set EXECUTOR_ML_RUNTIME_DIR to a short path to a folder that only you can enter"
-    )
+    fix = "set EXECUTOR_ML_RUNTIME_DIR to a short path to a folder that only you can enter"
 
 
 class EngineError(SandboxError):

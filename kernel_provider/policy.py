@@ -78,7 +78,7 @@ def parse_size(text: object) -> int:
 def _parse_number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         msg = "write a number"
-        raise ValueError(msg)
+        raise ValueError(msg)  # noqa: TRY004  one kind of error for one kind of mistake
     number = float(value)
     if not abs(number) <= HIGHEST:  # neither infinity nor nan is a limit
         msg = f"write a number up to {HIGHEST:.0f}"
@@ -195,7 +195,7 @@ def _check_least(policy: KernelPolicy, source: str) -> None:
             source=source,
             key="memory",
             value=show("memory", policy.memory),
-            reason=f"/tmp and /dev/shm are memory too, and may take {show('memory', scratch)}",
+            reason=f"tmp_size and shm_size are memory too, and may take {show('memory', scratch)}",
         )
 
 
@@ -256,9 +256,7 @@ def show(key: str, value: float) -> str:
     return f"{value:.0f} bytes"
 
 
-def read_ceilings(
-    environ: Mapping[str, str], *, policy_file: str = names.POLICY_FILE
-) -> Ceilings:
+def read_ceilings(environ: Mapping[str, str], *, policy_file: str = names.POLICY_FILE) -> Ceilings:
     """Collect the ceilings of the admin's file and the environment; the smaller counts.
 
     The file's keys: ``allowed_images``, ``mount_sources`` and a table ``[ceilings]``;

@@ -7,10 +7,10 @@ import asyncio
 import os
 import secrets
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from jupyter_client.connect import KernelConnectionInfo
-from jupyter_client.provisioning import KernelProvisionerBase
+from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 
 from kernel_provider.policy import parse_policy, read_ceilings
 from kernel_provider.session import Session
@@ -23,13 +23,16 @@ POLL: Final = 0.02
 STOP_WITHIN: Final = 10.0
 
 
-class SandboxProvisioner(KernelProvisionerBase):  # type: ignore[misc]
+class SandboxProvisioner(KernelProvisionerBase):
     """Runs a kernelspec's kernels in sandboxes."""
 
     def __init__(self, **kwargs: Any) -> None:
         """Keep the kernelspec's settings apart: traitlets would drop unknown ones (D6)."""
-        known = {name: kwargs.pop(name) for name in ("kernel_id", "kernel_spec", "parent")
-                 if name in kwargs}
+        known = {
+            name: kwargs.pop(name)
+            for name in ("kernel_id", "kernel_spec", "parent")
+            if name in kwargs
+        }
         super().__init__(**known)
         self.config_given = kwargs
         self.session: Session | None = None
@@ -58,20 +61,21 @@ class SandboxProvisioner(KernelProvisionerBase):  # type: ignore[misc]
     def _kernel_name(self) -> str:
         return str(getattr(self.parent, "kernel_name", "") or "executor-ml")
 
+    def _key(self) -> str:
+        """The key that signs messages; Jupyter keeps it as bytes, or as text from a file."""
+        key: object = self.connection_info["key"]
+        return key.decode() if isinstance(key, bytes) else str(key)
+
     def _describe_connection(self) -> None:
         """Tell the manager where the outer sockets are: it refuses what differs later."""
         assert self.session is not None
         manager = self.parent
         if manager is None:
-            ports = {f"{name}_port": n for n, name in enumerate(CHANNELS, start=1)}
-            key = self.connection_info.get("key") or secrets.token_hex(32).encode()
-            self.connection_info = KernelConnectionInfo(
-                transport="ipc",
-                ip=self.session.ip,
-                key=key,
-                signature_scheme="hmac-sha256",
-                **ports,
-            )
+            info: dict[str, Any] = {f"{c}_port": n for n, c in enumerate(CHANNELS, start=1)}
+            info |= {"transport": "ipc", "ip": self.session.ip}
+            info["signature_scheme"] = "hmac-sha256"
+            info["key"] = self.connection_info.get("key") or secrets.token_hex(32)
+            self.connection_info = cast("KernelConnectionInfo", info)
             return
         manager.cache_ports = False
         manager.transport = "ipc"
@@ -81,7 +85,11 @@ class SandboxProvisioner(KernelProvisionerBase):  # type: ignore[misc]
         manager.write_connection_file()
         self.connection_info = manager.get_connection_info()
 
-    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
+    async def launch_kernel(
+        self,
+        cmd: list[str],  # noqa: ARG002  Jupyter's signature
+        **kwargs: Any,
+    ) -> KernelConnectionInfo:
         """Start a sandbox and wait until it serves.
 
         ``cmd`` is ignored: what runs is the image's. Raises a ``SandboxError`` whose
@@ -89,11 +97,10 @@ class SandboxProvisioner(KernelProvisionerBase):  # type: ignore[misc]
         """
         assert self.session is not None
         self._told = False
-        key = self.connection_info["key"]
         try:
             self.session.launch(
                 self.policy,
-                key=key.decode() if isinstance(key, bytes) else str(key),
+                key=self._key(),
                 env=self._claim_environment(kwargs.get("env") or {}),
             )
             facts = await self.session.launched(self.policy.startup_timeout)
@@ -125,7 +132,7 @@ class SandboxProvisioner(KernelProvisionerBase):  # type: ignore[misc]
         """Wait until the kernel has ended and nothing of its sandbox is left."""
         if self.session is None:
             return 0
-        while (code := await self.poll()) is None:
+        while (code := await self.poll()) is None:  # noqa: ASYNC110  any loop may ask
             await asyncio.sleep(POLL)
         await self.session.gone(STOP_WITHIN)
         return code
@@ -176,10 +183,9 @@ class SandboxProvisioner(KernelProvisionerBase):  # type: ignore[misc]
     async def load_provisioner_info(self, provisioner_info: dict[str, Any]) -> None:
         """Take part in a kernel that another process launched."""
         await super().load_provisioner_info(provisioner_info)
-        key = self.connection_info["key"]
         self.session = Session.attach(
             provisioner_info["sandbox"],
-            key=key.decode() if isinstance(key, bytes) else str(key),
+            key=self._key(),
             environ=os.environ,
             name=self._kernel_name,
         )

@@ -332,17 +332,13 @@ CONDITIONAL = (
     Group(
         name="mknod for FIFOs",
         calls="mknod",
-        cases=(
-            Case(what="S_IFIFO", conditions=_is(1, S_IFIFO, S_IFMT), why="os.mkfifo()"),
-        ),
+        cases=(Case(what="S_IFIFO", conditions=_is(1, S_IFIFO, S_IFMT), why="os.mkfifo()"),),
         reason="Named pipes in /tmp are like other files; device nodes are not.",
     ),
     Group(
         name="mknodat for FIFOs",
         calls="mknodat",
-        cases=(
-            Case(what="S_IFIFO", conditions=_is(2, S_IFIFO, S_IFMT), why="os.mkfifo()"),
-        ),
+        cases=(Case(what="S_IFIFO", conditions=_is(2, S_IFIFO, S_IFMT), why="os.mkfifo()"),),
         reason="As mknod.",
     ),
     Group(
@@ -701,9 +697,7 @@ def main(arguments: list[str]) -> int:
     """Print the profile as JSON, or with ``--explain`` the reasons as Markdown."""
     loopback = "--loopback" in arguments
     text = (
-        explain()
-        if "--explain" in arguments
-        else json.dumps(profile(loopback=loopback), indent=1)
+        explain() if "--explain" in arguments else json.dumps(profile(loopback=loopback), indent=1)
     )
     sys.stdout.write(text.rstrip("\n") + "\n")
     return 0

@@ -7,6 +7,7 @@ event loop and nothing else.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import secrets
@@ -117,17 +118,20 @@ def _folder_name(kind: str) -> str:
 class Session:
     """The outer sockets of one kernel, and whatever sandbox is behind them now."""
 
-    def __init__(self, *, environ: Mapping[str, str], name: str) -> None:
+    def __init__(self, *, environ: Mapping[str, str], name: str, folder: str = "") -> None:
         """Bind the outer sockets; ``name`` is for messages. Nothing is started.
 
-        Raises RuntimeFolderError.
+        ``folder`` is another session's, whose sockets are used instead. Raises
+        RuntimeFolderError.
         """
         self.name = name
         self._environ = environ
         self._root = runtime_root(environ)
-        self.folder = f"{self._root}/{_folder_name('s')}"
-        Path(self.folder).mkdir(mode=0o700)
-        self._outer = [self._listen(number) for number in range(1, len(CHANNELS) + 1)]
+        self.folder = folder or f"{self._root}/{_folder_name('s')}"
+        self._outer: list[socket.socket] = []
+        if not folder:
+            Path(self.folder).mkdir(mode=0o700)
+            self._outer = [self._listen(number) for number in range(1, len(CHANNELS) + 1)]
         self._sandbox: _Sandbox | None = None
         self._subscribers = 0
         self._spawned: list[int] = []
@@ -150,6 +154,12 @@ class Session:
             if not Path(f"{self.ip}-{number}").exists():
                 os.link(f"{self.folder}/.c-{number}", f"{self.ip}-{number}")
 
+    def _take_over_paths(self) -> None:
+        """Bind anew what another process bound: clients find their way by the paths."""
+        for path in Path(self.folder).glob("*c-*"):
+            path.unlink()
+        self._outer = [self._listen(number) for number in range(1, len(CHANNELS) + 1)]
+
     # --- starting ---------------------------------------------------------------------
 
     def launch(
@@ -160,6 +170,8 @@ class Session:
         ``env`` and ``cwd`` are brought by the claim, ``key`` signs messages. Raises
         EngineError where no engine can be found.
         """
+        if not self._outer:
+            self._take_over_paths()
         address = find_socket(self._environ)
         folder = f"{self._root}/{_folder_name('w')}"
         Path(folder).mkdir(mode=0o700)
@@ -278,11 +290,7 @@ class Session:
         The kernel lives until its last owner goes. Raises WardenError where it is gone
         or the key is wrong.
         """
-        session = cls.__new__(cls)
-        session.name, session._environ = name, environ
-        session._root = runtime_root(environ)
-        session.folder = description["session"]
-        session._outer, session._subscribers, session._spawned = [], 0, []
+        session = cls(environ=environ, name=name, folder=description["session"])
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.connect(description["warden"] + "/w")
@@ -325,10 +333,8 @@ class Session:
     def _sweep(self, sandbox: _Sandbox) -> None:
         """Remove what a killed warden left; the next start would, but may never come."""
         shutil.rmtree(sandbox.folder, ignore_errors=True)
-        try:
+        with contextlib.suppress(SandboxError):
             sweep(self.engine())
-        except SandboxError:
-            pass
 
     def engine(self) -> Engine:
         """The engine that sandboxes of this session run on."""

@@ -94,8 +94,8 @@ class Guardian:
         import signal  # noqa: PLC0415
 
         reader, writer = os.pipe()
-        os.set_blocking(reader, False)  # noqa: FBT003
-        os.set_blocking(writer, False)  # noqa: FBT003
+        os.set_blocking(reader, False)
+        os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         for name in FORWARDED:
@@ -181,7 +181,7 @@ def main() -> None:
     theirs.close()
     become_undumpable()
     try:  # the first victim, where memory runs out, is the kernel and not this process
-        with open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123
+        with open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as file:
             file.write("500")
     except OSError:
         pass

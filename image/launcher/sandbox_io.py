@@ -29,7 +29,7 @@ PATIENCE = 5.0
 and nobody waits for it until something moves again."""
 
 
-class PassedHeartbeat(Heartbeat):  # type: ignore[misc]
+class PassedHeartbeat(Heartbeat):
     """Beats on a listening socket that was passed in."""
 
     descriptor = -1
@@ -74,7 +74,7 @@ class Room:
             self._stuck = False
 
 
-class SandboxIOPubThread(IOPubThread):  # type: ignore[misc]
+class SandboxIOPubThread(IOPubThread):
     """Sends with bounded memory; collects forked workers' output over a socket of ours."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -119,18 +119,18 @@ class SandboxIOPubThread(IOPubThread):  # type: ignore[misc]
         return context, pipe_out
 
 
-class SandboxOutStream(OutStream):  # type: ignore[misc]
+class SandboxOutStream(OutStream):
     """Flushes with one wake-up of the sending thread, and before it holds too much."""
 
     _unsent = 0
 
-    def write(self, string: str) -> int | None:
+    def write(self, string: str) -> int:
         """Buffer; a writer that is far ahead of the reader waits here."""
-        written: int | None = super().write(string)
+        super().write(string)
         self._unsent += len(string)
         if self._unsent > UNSENT:
             self.flush()
-        return written
+        return len(string)
 
     def flush(self) -> None:
         """Send what is buffered; returns when it was handed to the sockets."""

@@ -34,11 +34,11 @@ def receive_listeners(channel: socket.socket) -> list[int]:
 
 
 def prepare_folders() -> None:
-    """/tmp is empty at each start: make what the environment promises."""
+    """Make the folders that the environment promises: the tmpfs is empty at each start."""
     for variable in ("HOME", "HF_HOME", "MPLCONFIGDIR", "IPYTHONDIR", "XDG_CACHE_HOME"):
         if os.environ.get(variable, "").startswith("/tmp/"):  # noqa: S108
-            os.makedirs(os.environ[variable], exist_ok=True)  # noqa: PTH103
-    os.makedirs(WORK, exist_ok=True)  # noqa: PTH103
+            os.makedirs(os.environ[variable], exist_ok=True)
+    os.makedirs(WORK, exist_ok=True)
     os.chdir(WORK)
 
 
@@ -85,7 +85,8 @@ def make_app(listeners: list[int]) -> Any:
             self.heartbeat.descriptor = descriptors[self.hb_port]
             self.heartbeat.start()
 
-    ipykernel.kernelapp.IOPubThread = sandbox_io.SandboxIOPubThread
+    module: Any = ipykernel.kernelapp
+    module.IOPubThread = sandbox_io.SandboxIOPubThread
     config = Config()
     config.IPKernelApp.outstream_class = "sandbox_io.SandboxOutStream"
     config.HistoryManager.hist_file = ":memory:"
@@ -94,7 +95,8 @@ def make_app(listeners: list[int]) -> Any:
     del sys.modules["debugpy"]
     # IPython keeps a copy of everything that cells print, for %notebook: 100 MB of
     # output would be 100 MB of the sandbox's memory, for good.
-    app.shell._tee = lambda channel: contextlib.nullcontext(channel)  # noqa: SLF001
+    shell: Any = app.shell
+    shell._tee = contextlib.nullcontext  # noqa: SLF001
     return app
 
 
@@ -138,14 +140,14 @@ def apply_claim(app: Any, claim: dict[str, Any]) -> None:
         time.tzset()
     app.session.key = claim["key"].encode()
     if claim.get("cwd"):
-        os.makedirs(claim["cwd"], exist_ok=True)  # noqa: PTH103
+        os.makedirs(claim["cwd"], exist_ok=True)
         os.chdir(claim["cwd"])
 
 
 def main() -> None:
     """Park, be claimed, serve."""
     channel = socket.socket(fileno=CHANNEL_FD)
-    channel.set_inheritable(False)  # noqa: FBT003
+    channel.set_inheritable(False)
     prepare_folders()
     preload()
     app = make_app(receive_listeners(channel))

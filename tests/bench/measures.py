@@ -99,7 +99,8 @@ def _timed(client: Client, code: str, expected: int) -> float:
 
 def flood(client: Client) -> float:
     """Seconds for 100 MB of text."""
-    code = "import sys\nfor _ in range(100):\n    sys.stdout.write('x' * (1 << 20))\n    sys.stdout.flush()"
+    line = "sys.stdout.write('x' * (1 << 20)); sys.stdout.flush()"
+    code = f"import sys\nfor _ in range(100):\n    {line}"
     return _timed(client, code, 100 << 20)
 
 
@@ -111,7 +112,7 @@ def prints(client: Client) -> float:
 def memory() -> dict[str, int]:
     """Bytes of everything that an idle sandbox has running, and of a local kernel (PSS)."""
     with running("python3"), running("executor-ml"):
-        found = {name: 0 for name in _MARKS}
+        found = dict.fromkeys(_MARKS, 0)
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 command = (folder / "cmdline").read_bytes().decode(errors="replace")

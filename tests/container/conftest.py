@@ -7,10 +7,10 @@ from pathlib import Path
 
 import docker
 import pytest
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.manager import KernelManager
 from kernels import kernel
 
-from jupyter_client.blocking import BlockingKernelClient
-from jupyter_client.manager import KernelManager
 from kernel_provider import names
 from kernel_provider.builder import BuildRequest, build
 from kernel_provider.engines.docker import find_socket

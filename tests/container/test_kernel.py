@@ -1,10 +1,9 @@
 """What a person sees of a sandboxed kernel through an ordinary Jupyter client."""
 
 import pytest
-from kernels import run
-
-from jupyter_client.blocking import BlockingKernelClient
+from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
+from kernels import run
 
 pytestmark = pytest.mark.container
 Pair = tuple[KernelManager, BlockingKernelClient]

@@ -134,7 +134,7 @@ def test_no_key_loosens_the_hardening(key: str) -> None:
         ({"memory": "64m"}, "at least 96 MiB"),
         ({"memory": -1}, "at least 96 MiB"),
         ({"memory": None}, "write a size"),
-        ({"memory": "128m"}, "/tmp and /dev/shm are memory too"),
+        ({"memory": "128m"}, "tmp_size and shm_size are memory too"),
         ({"cpus": 0}, "at least 0.01"),
         ({"cpus": "nan"}, "write a number"),
         ({"cpus": "inf"}, "write a number"),
