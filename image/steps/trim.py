@@ -52,6 +52,7 @@ REMOVALS = {
         "**/*.cpp",
         "**/*.h",
         "**/*.hpp",
+        "**/*.pc",
     ],
     "browser side of ipywidgets": [
         "../../../share/jupyter/nbextensions",
