@@ -1,6 +1,7 @@
 # Every target works on a fresh machine with Python 3.11 or newer: the first step
 # makes .venv from tests/requirements.lock, and is over in under a second when
-# nothing changed. ENGINE=no forbids installing or starting a container engine.
+# nothing changed. ENGINE=no forbids installing or starting a container engine, and
+# BROWSER=no installing a browser: its tests are then skipped.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -11,7 +12,7 @@ ARGS ?=
 IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench soak clean venv image
+.PHONY: help demo test check format bench soak clean venv image picture
 
 help:
 	@echo "make demo    set everything up and run a notebook in the sandbox, from nothing"
@@ -20,6 +21,7 @@ help:
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make bench   the sandbox against a local kernel, in one run"
 	@echo "make soak    300 start, run, kill cycles, counting what is left behind"
+	@echo "make picture docs/jupyterlab.png anew, from a real JupyterLab"
 	@echo "make clean   stop our engine; remove .venv, out and caches"
 
 demo:
@@ -31,8 +33,13 @@ venv:
 image:
 	@$(BOOTSTRAP) image
 
-test: image
+test:
+	@$(BOOTSTRAP) test
 	@$(IN_VENV) pytest $(ARGS)
+
+picture:
+	@$(BOOTSTRAP) test
+	@$(IN_VENV) pytest tests/browser --picture $(ARGS)
 
 check: venv
 	@$(BIN)/ruff check .

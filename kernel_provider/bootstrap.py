@@ -28,16 +28,17 @@ from kernel_provider.checkout import Checkout
 from kernel_provider.engine_host import EngineHome
 from kernel_provider.errors import SandboxError
 from kernel_provider.machine import agree, announce, gather, start_engine
-from kernel_provider.setup_plan import describe, plan
-from kernel_provider.steps import Steps, run_visibly
+from kernel_provider.setup_plan import BrowserFacts, describe, plan
+from kernel_provider.steps import CommandError, Steps, run_visibly
 
+TARGETS = ("venv", "engine", "image", "test", "demo", "clean")
 CLEANED = (".venv", "out", "build", "dist", ".mypy_cache", ".ruff_cache", ".pytest_cache")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one target; returns the exit code."""
     parser = argparse.ArgumentParser(prog="bootstrap", description=__doc__)
-    parser.add_argument("target", choices=("venv", "engine", "image", "demo", "clean"))
+    parser.add_argument("target", choices=TARGETS)
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="passed on to the demo")
     options = parser.parse_args(arguments)
     checkout = Checkout(root=Path(__file__).resolve().parent.parent)
@@ -47,8 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.target == "clean":
                 clean(checkout, EngineHome(), steps)
                 return 0
-            set_up(checkout, steps, engine=options.target != "venv")
-        if options.target in ("image", "demo"):
+            engine, browser = options.target != "venv", options.target == "test"
+            set_up(checkout, steps, engine=engine, browser=browser)
+        if options.target in ("image", "test", "demo"):
             code = run_visibly([checkout.venv / "bin" / "executor-ml", "build"])
             if code:
                 return code
@@ -63,8 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def set_up(checkout: Checkout, steps: Steps, *, engine: bool) -> None:
+def set_up(checkout: Checkout, steps: Steps, *, engine: bool, browser: bool = False) -> None:
     """Bring ``.venv`` up to date and, if asked, have an engine that answers.
+
+    A browser is installed if asked and if that works: tests that need it are skipped
+    without.
 
     Raises:
         SetupError: the person has to do something first, or said no.
@@ -72,15 +77,33 @@ def set_up(checkout: Checkout, steps: Steps, *, engine: bool) -> None:
     """
     home = EngineHome()
     facts = gather(home, os.environ, venv=checkout.state(), engine=engine)
-    needed = plan(facts, engine=engine)
+    needed = plan(facts, engine=engine, browser=look_for_browser() if browser else None)
     announce(list(describe(needed, log=str(home.log), data=str(home.data))), steps)
-    if needed.packages or needed.start_engine:
+    if needed.packages or needed.start_engine or needed.browser:
         agree(steps)
     if needed.packages:
         debian.install(needed.packages, steps)
+    if needed.browser:
+        install_browser(needed.browser, steps)
     checkout.update(steps)
     if needed.start_engine:
         start_engine(home, steps)
+
+
+def look_for_browser() -> BrowserFacts:
+    """What a browser lacks here, and whether BROWSER=no refuses one."""
+    return BrowserFacts(
+        missing=debian.missing(debian.BROWSER),
+        refused=os.environ.get("BROWSER", "").lower() in ("no", "0", "false"),
+    )
+
+
+def install_browser(packages: Sequence[str], steps: Steps) -> None:
+    """Install ``packages``, or say that the tests go on without them."""
+    try:
+        debian.install(packages, steps)
+    except CommandError as error:
+        steps.say(f"{error}\nGoing on: the tests in a browser will be skipped.")
 
 
 def clean(checkout: Checkout, home: EngineHome, steps: Steps) -> None:

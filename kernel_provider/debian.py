@@ -5,7 +5,7 @@ Standard library only: it also runs before anything is installed.
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -13,12 +13,25 @@ from typing import Final
 from kernel_provider.steps import CommandError, Steps, run_quietly
 
 POLICY: Final = Path("/usr/sbin/policy-rc.d")
+BROWSER: Final = {
+    "chromium": "usr/bin/chromium",
+    "fonts-dejavu-core": "usr/share/fonts/truetype/dejavu/DejaVuSans.ttf",
+    "libatomic1": "usr/lib/*/libatomic.so.1",
+}
+"""A browser, letters for it, and what the driver in Playwright's wheel is linked with;
+each with a file by which to tell that it is there."""
+
 _POLICY_TEXT: Final = "#!/bin/sh\n# executor-ml: no service starts meanwhile\nexit 101\n"
 
 
 def is_debian(root: Path = Path("/")) -> bool:
     """Whether packages come from apt here."""
     return (root / "etc/debian_version").exists() and shutil.which("apt-get") is not None
+
+
+def missing(packages: Mapping[str, str], root: Path = Path("/")) -> tuple[str, ...]:
+    """Those of ``packages`` whose file, a pattern under ``root``, is not there."""
+    return tuple(name for name, file in packages.items() if not any(root.glob(file)))
 
 
 def install_command(packages: Sequence[str]) -> list[str]:

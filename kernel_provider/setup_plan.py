@@ -45,16 +45,29 @@ class Facts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BrowserFacts:
+    """Debian packages that a browser for the tests still needs, and whether it may."""
+
+    missing: tuple[str, ...]
+    refused: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What will be changed; all false means nothing."""
+    """What will be changed; all false means nothing.
+
+    ``browser`` are packages, too, but nothing depends on them: where they cannot be
+    had, the rest goes on.
+    """
 
     packages: tuple[str, ...]
     venv: Literal["current", "package", "all"]
     start_engine: bool
+    browser: tuple[str, ...] = ()
 
 
-def plan(facts: Facts, *, engine: bool) -> Plan:
-    """What is missing for a virtual environment and, if asked, for an engine.
+def plan(facts: Facts, *, engine: bool, browser: BrowserFacts | None = None) -> Plan:
+    """What is missing for a virtual environment and, if asked, for an engine or a browser.
 
     Raises:
         SetupError: the person has to do something first; its text says what.
@@ -68,7 +81,13 @@ def plan(facts: Facts, *, engine: bool) -> Plan:
     may_install = facts.root and facts.debian
     if engine and may_install and not facts.debootstrap and not facts.base_image:
         packages.append(BASE_PACKAGE)
-    return Plan(packages=tuple(packages), venv=facts.venv, start_engine=start_engine)
+    may_browse = browser is not None and may_install and not browser.refused
+    return Plan(
+        packages=tuple(packages),
+        venv=facts.venv,
+        start_engine=start_engine,
+        browser=browser.missing if browser is not None and may_browse else (),
+    )
 
 
 def describe(plan_: Plan, *, log: str, data: str) -> Iterator[str]:
@@ -77,6 +96,9 @@ def describe(plan_: Plan, *, log: str, data: str) -> Iterator[str]:
         yield f"install Debian packages: {' '.join(debian.install_command(plan_.packages))}"
     if ENGINE_PACKAGE in plan_.packages:
         yield "  (no service starts now; systemd starts docker.service at the next boot)"
+    if plan_.browser:
+        yield f"install Debian packages: {' '.join(debian.install_command(plan_.browser))}"
+        yield "  (a browser for the tests in JupyterLab, about 1 GB; BROWSER=no does without)"
     if plan_.start_engine:
         yield "start a container engine of its own: no bridge, no firewall rules"
         yield f"  (images in {data}, log in {log}; 'make clean' stops it)"

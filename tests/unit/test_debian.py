@@ -49,6 +49,15 @@ def test_a_policy_that_a_killed_run_left_goes(tmp_path: Path) -> None:
     assert not policy.exists()
 
 
+def test_a_package_is_told_by_a_file_of_it(tmp_path: Path) -> None:
+    """No package manager is asked: whoever has a chromium of their own needs none."""
+    assert debian.missing(debian.BROWSER, tmp_path) == tuple(debian.BROWSER)
+    for there in ("usr/bin/chromium", "usr/lib/x86_64-linux-gnu/libatomic.so.1"):
+        (tmp_path / there).parent.mkdir(parents=True)
+        (tmp_path / there).touch()
+    assert debian.missing(debian.BROWSER, tmp_path) == ("fonts-dejavu-core",)
+
+
 def test_debian_is_told_by_its_own_file(tmp_path: Path) -> None:
     """Apt alone, as on some macOS machines, does not count."""
     assert not debian.is_debian(tmp_path)

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from kernel_provider.setup_plan import Facts, Plan, describe, plan
+from kernel_provider.setup_plan import BrowserFacts, Facts, Plan, describe, plan
 from kernel_provider.steps import SetupError
 
 READY = Facts(
@@ -31,6 +31,7 @@ BARE = dataclasses.replace(
     debootstrap=False,
     base_image=False,
 )
+BROWSER = BrowserFacts(missing=("chromium", "libatomic1"), refused=False)
 NOTHING = Plan(packages=(), venv="current", start_engine=False)
 
 
@@ -91,6 +92,33 @@ def test_a_refused_engine_that_answers_is_used() -> None:
     """ENGINE=no forbids installing and starting, not using."""
     facts = dataclasses.replace(READY, engine_refused=True)
     assert plan(facts, engine=True) == NOTHING
+
+
+def test_a_browser_is_for_those_who_ask_for_one() -> None:
+    """``make demo`` never installs one, ``make test`` what is missing of it."""
+    assert plan(READY, engine=True).browser == ()
+    needed = plan(READY, engine=True, browser=BROWSER)
+    assert needed == dataclasses.replace(NOTHING, browser=("chromium", "libatomic1"))
+    text = "\n".join(describe(needed, log="L", data="D"))
+    assert "apt-get install -y --no-remove --no-install-recommends chromium libatomic1" in text
+    assert "BROWSER=no" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "browser"),
+    [
+        ({}, dataclasses.replace(BROWSER, refused=True)),
+        ({}, dataclasses.replace(BROWSER, missing=())),
+        ({"root": False}, BROWSER),
+        ({"debian": False}, BROWSER),
+    ],
+)
+def test_without_a_browser_the_rest_goes_on(
+    change: dict[str, object], browser: BrowserFacts
+) -> None:
+    """Refused, there already, not root, not Debian: nothing is installed, nobody stopped."""
+    facts = dataclasses.replace(READY, **change)  # type: ignore[arg-type]
+    assert plan(facts, engine=True, browser=browser) == NOTHING
 
 
 def test_the_plan_is_told_before_it_is_done() -> None:
