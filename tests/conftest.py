@@ -3,10 +3,16 @@
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import docker
 import pytest
+
+from kernel_provider import names
+from kernel_provider.builder import BuildRequest, build
+from kernel_provider.engines.docker import find_socket
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,3 +40,64 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         left = sorted(str(p.relative_to(runtime)) for p in runtime.rglob("*") if p.name != "uids")
         shutil.rmtree(runtime)
         assert not left, f"left in the folder for sockets: {left}"
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[docker.DockerClient]:
+    """The machine's engine; ``make test`` sees to it that there is one."""
+    client = docker.DockerClient(base_url=f"unix://{find_socket(os.environ)}")
+    try:
+        client.ping()
+        yield client
+    finally:
+        client.close()
+
+
+@pytest.fixture(scope="session")
+def image(engine: docker.DockerClient) -> str:
+    """The image of this checkout's content, built if it is not there."""
+    assert engine.ping()
+    return build(BuildRequest(), lambda _event: None).image
+
+
+def sandboxes(engine: docker.DockerClient, runtime: Path) -> set[str]:
+    """Ids of this run's sandboxes, running or not: their rendezvous lies in its folder."""
+    label = f"{names.LABEL}={names.KIND_KERNEL}"
+    return {
+        row["Id"]
+        for row in engine.api.containers(all=True, filters={"label": label})
+        if any(mount["Source"].startswith(f"{runtime}/") for mount in row["Mounts"])
+    }
+
+
+def wardens(runtime: Path) -> set[str]:
+    """Pids of this run's wardens: they log to a file in its folder."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            log = (folder / "fd" / "2").readlink()
+        except OSError:
+            continue
+        if log.is_relative_to(runtime):
+            found.add(folder.name)
+    return found
+
+
+@pytest.fixture(scope="session")
+def nothing_left(engine: docker.DockerClient, own_folders: Path) -> Iterator[None]:
+    """The whole run leaves no sandbox, no warden and no descriptor behind.
+
+    For whatever starts sandboxes: a conftest.py of theirs makes this theirs. Other
+    runs on this machine have sandboxes, too, which are none of our business.
+    """
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    yield
+    deadline = time.monotonic() + 5
+    while any(left := (sandboxes(engine, own_folders), wardens(own_folders))):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    assert not left[0], f"sandboxes left: {left[0]}"
+    assert not left[1], f"wardens left: {left[1]}"
+    grown = len(list(Path("/proc/self/fd").iterdir())) - descriptors
+    assert grown < 12, f"{grown} descriptors left open"
