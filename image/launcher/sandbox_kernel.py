@@ -93,11 +93,18 @@ def make_app(listeners: list[int]) -> Any:
     app = SandboxKernelApp.instance(config=config)
     app.initialize([])
     del sys.modules["debugpy"]
-    # IPython keeps a copy of everything that cells print, for %notebook: 100 MB of
-    # output would be 100 MB of the sandbox's memory, for good.
     shell: Any = app.shell
-    shell._tee = contextlib.nullcontext  # noqa: SLF001
+    shell._tee = keep_no_copy  # noqa: SLF001
     return app
+
+
+def keep_no_copy(channel: str) -> contextlib.AbstractContextManager[None]:
+    """Replace IPython's copying of everything that cells print, for %notebook.
+
+    100 MB of output would be 100 MB of the sandbox's memory, for good.
+    """
+    del channel
+    return contextlib.nullcontext()
 
 
 def preload() -> None:
