@@ -32,7 +32,7 @@ class Cgroup:
 
     def __init__(self, pid: int, *, proc: str = "/proc") -> None:
         paths: dict[str, str] = {}
-        with open(f"{proc}/{pid}/cgroup", encoding="ascii") as file:  # noqa: PTH123
+        with open(f"{proc}/{pid}/cgroup", encoding="ascii") as file:
             for line in file:
                 _, controllers, path = line.rstrip("\n").split(":", 2)
                 for controller in controllers.split(","):
@@ -89,7 +89,7 @@ class Cgroup:
 
     def _read(self, controller: str, name: str) -> str:
         folder = self._folders["" if self.unified else controller]
-        with open(f"{folder}/{name}", encoding="ascii") as file:  # noqa: PTH123
+        with open(f"{folder}/{name}", encoding="ascii") as file:
             return file.read().strip()
 
     def _read_or(self, controller: str, name: str, default: str) -> str:
@@ -107,7 +107,7 @@ def mismatch(found: Mapping[str, int], asked: Mapping[str, int]) -> str | None:
 def _mounts(proc: str) -> dict[str, str]:
     """Where each controller is mounted; version 2 under the empty name."""
     mounts: dict[str, str] = {}
-    with open(f"{proc}/self/mountinfo", encoding="utf-8") as file:  # noqa: PTH123
+    with open(f"{proc}/self/mountinfo", encoding="utf-8") as file:
         for line in file:
             left, _, right = line.partition(" - ")
             kind, _, options = right.split(" ", 2)
@@ -139,7 +139,7 @@ def _field(text: str, name: str) -> int:
 def is_alive(pid: int) -> bool:
     """Whether a process of that number runs (a zombie does not)."""
     try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:  # noqa: PTH123
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
             return file.read().rpartition(")")[2].split()[0] not in {"Z", "X"}
     except OSError:
         return False
@@ -148,7 +148,7 @@ def is_alive(pid: int) -> bool:
 def start_time(pid: int) -> str:
     """When a process started, in clock ticks since boot; empty where there is none."""
     try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:  # noqa: PTH123
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
             return file.read().rpartition(")")[2].split()[19]
     except OSError:
         return ""
@@ -156,7 +156,7 @@ def start_time(pid: int) -> str:
 
 def identity(pid: int) -> str:
     """Name a process for good: boot, pid namespace, pid and start time."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:  # noqa: PTH123
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         boot = file.read().strip()
-    space = os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116
+    space = os.stat("/proc/self/ns/pid").st_ino
     return f"{boot}:{space}:{pid}:{start_time(pid)}"

@@ -215,7 +215,7 @@ class Warden:
         assert self.sandbox is not None
         try:
             sweep(self.sandbox.engine)
-            sweep_folders(os.path.dirname(self.order.folder))  # noqa: PTH120
+            sweep_folders(os.path.dirname(self.order.folder))
         except (SandboxError, OSError, ValueError):
             pass
 

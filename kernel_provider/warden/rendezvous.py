@@ -28,7 +28,7 @@ class InnerSockets:
     """
 
     def __init__(self, folder: str) -> None:
-        os.mkdir(folder, 0o700)  # noqa: PTH102  pathlib costs 6 ms
+        os.mkdir(folder, 0o700)
         self._folder = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._listeners = [self._listen(number) for number in range(1, len(CHANNELS) + 1)]
 
@@ -61,11 +61,11 @@ class InnerSockets:
 
 def listen_for_guardian(folder: str) -> socket.socket:
     """Listen for the one connection, alone in ``folder``, which any uid may enter."""
-    os.mkdir(folder, 0o711)  # noqa: PTH102
+    os.mkdir(folder, 0o711)
     path = f"{folder}/s"
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     listener.bind(path)
-    os.chmod(path, 0o666)  # noqa: PTH101
+    os.chmod(path, 0o666)
     listener.listen(1)
     return listener
 
@@ -73,7 +73,7 @@ def listen_for_guardian(folder: str) -> socket.socket:
 def close_rendezvous(listener: socket.socket, folder: str) -> None:
     """Nobody connects a second time."""
     listener.close()
-    os.unlink(f"{folder}/s")  # noqa: PTH108
+    os.unlink(f"{folder}/s")
 
 
 def peer(connection: socket.socket) -> tuple[int, int]:
@@ -89,7 +89,7 @@ def is_pid_one_of(connection: socket.socket, *, pid: int, container: str) -> boo
     if found != pid or pid <= 0:
         return False
     try:
-        with open(f"/proc/{pid}/cgroup", encoding="ascii") as file:  # noqa: PTH123
+        with open(f"/proc/{pid}/cgroup", encoding="ascii") as file:
             return container in file.read()
     except OSError:
         return False

@@ -27,7 +27,7 @@ class Sandbox:
 
     def __init__(self, engine: Engine, spec: SandboxSpec, *, folder: str, address: str) -> None:
         self._address = address
-        self._memo = f"{os.path.dirname(folder)}/uids"  # noqa: PTH120
+        self._memo = f"{os.path.dirname(folder)}/uids"
         self.engine = engine
         self.spec = replace(
             spec, labels={**spec.labels, names.LABEL_WARDEN: cgroup.identity(os.getpid())}
@@ -84,10 +84,10 @@ class Sandbox:
 
         Its life is told by its socket, which every engine makes anew when it starts.
         """
-        facts = os.stat(self._address)  # noqa: PTH116
+        facts = os.stat(self._address)
         life = [self._address, facts.st_dev, facts.st_ino, facts.st_ctime_ns]
         try:
-            with open(self._memo, encoding="utf-8") as file:  # noqa: PTH123
+            with open(self._memo, encoding="utf-8") as file:
                 known, first, count = json.load(file)
             if known == life:
                 return int(first), int(count)
@@ -95,9 +95,9 @@ class Sandbox:
             pass
         first, count = self.engine.id_range()
         scratch = f"{self._memo}.{os.getpid()}"
-        with open(scratch, "w", encoding="utf-8") as file:  # noqa: PTH123
+        with open(scratch, "w", encoding="utf-8") as file:
             json.dump([life, first, count], file)
-        os.replace(scratch, self._memo)  # noqa: PTH105
+        os.replace(scratch, self._memo)
         return first, count
 
     def meet(self) -> None:
@@ -175,7 +175,7 @@ class Sandbox:
     def _is_ours(self) -> bool:
         """Whether the pid still belongs to this container and not to a newcomer."""
         try:
-            with open(f"/proc/{self.pid}/cgroup", encoding="ascii") as file:  # noqa: PTH123
+            with open(f"/proc/{self.pid}/cgroup", encoding="ascii") as file:
                 return self.container in file.read()
         except OSError:
             return False

@@ -47,7 +47,7 @@ def sweep(engine: Engine) -> tuple[str, ...]:
 def sweep_folders(root: str) -> tuple[str, ...]:
     """Remove folders below ``root`` whose maker is dead and where nobody listens."""
     removed = []
-    for name in sorted(os.listdir(root)):  # noqa: PTH208
+    for name in sorted(os.listdir(root)):
         kind, _, rest = name.partition("-")
         if kind not in SOCKET_OF or rest.count("-") != 2:
             continue
