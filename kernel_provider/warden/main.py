@@ -383,13 +383,16 @@ class Warden:
             return False
 
     def clean(self) -> None:
-        """Whatever happened: no container and no folder stays."""
+        """Whatever happened: no container and no folder stays, a dead owner's neither."""
         import shutil  # noqa: PLC0415
+
+        from kernel_provider.warden.sweep import sweep_folders  # noqa: PLC0415
 
         try:
             self.remove()
         finally:
             shutil.rmtree(self.order.folder, ignore_errors=True)
+            sweep_folders(os.path.dirname(self.order.folder))
 
 
 def _how_it_ended(status: int | None) -> str:

@@ -37,7 +37,7 @@ class Owner:
         try:
             self._pidfd = os.pidfd_open(pid)
         except ProcessLookupError:  # its claim, if it sent one, is heard first
-            owners.loop.after(0, self.close)
+            owners.loop.after(0, self._bury)
         except OSError:  # a process of another pid namespace has no number here
             pass
         if self._pidfd >= 0:
@@ -63,6 +63,10 @@ class Owner:
             os.close(descriptor)
         self.descriptors = []
         self._owners.drop(self)
+
+    def _bury(self) -> None:
+        self._hear(0)
+        self.close()
 
     def _hear(self, _events: int) -> None:
         try:
