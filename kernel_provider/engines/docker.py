@@ -30,7 +30,8 @@ from kernel_provider.errors import (
     LimitNotHeldError,
 )
 
-API: Final = "/v1.41"
+API: Final = (1, 41)
+"""Version of the API that is spoken, unless the engine is too new for it."""
 DEADLINE: Final = 20.0
 """Seconds for one call; an engine that hangs is an error, not a hang."""
 
@@ -118,6 +119,7 @@ class DockerEngine:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._api = API
 
     def id_range(self) -> tuple[int, int]:
         """High uids that nothing else uses, unless the engine maps only 65536 of them."""
@@ -212,9 +214,28 @@ class DockerEngine:
         return _checked(status, data, action=action)
 
     def _call(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
+        """Call by the version that both speak; engines from 29 on refuse old ones."""
         payload = b"" if body is None else json.dumps(body).encode()
+        status, data = self._send(method, self._prefix() + path, payload)
+        if status == 400 and self._api == API:
+            oldest = self._oldest_version()
+            if oldest > API:
+                self._api = oldest
+                return self._send(method, self._prefix() + path, payload)
+        return status, data
+
+    def _prefix(self) -> str:
+        return f"/v{self._api[0]}.{self._api[1]}"
+
+    def _oldest_version(self) -> tuple[int, int]:
+        status, data = self._send("GET", "/version", b"")
+        text = _checked(status, data, action="tell its version").get("MinAPIVersion", "0.0")
+        major, _, minor = text.partition(".")
+        return int(major), int(minor)
+
+    def _send(self, method: str, path: str, payload: bytes) -> tuple[int, bytes]:
         request = (
-            f"{method} {API}{path} HTTP/1.0\r\nHost: docker\r\n"
+            f"{method} {path} HTTP/1.0\r\nHost: docker\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
         ).encode() + payload
         try:

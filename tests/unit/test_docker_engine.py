@@ -139,7 +139,7 @@ def test_an_engine_elsewhere_is_refused(host: str) -> None:
 def test_without_docker_host_the_first_usual_socket_that_answers_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A socket that nobody listens on, left by an engine that was killed, is passed over."""
+    """A socket that nobody listens on, left by a killed engine, is passed over."""
     exists = os.path.exists
     monkeypatch.setattr(
         os.path,
@@ -446,3 +446,42 @@ def test_a_socket_of_others_is_told_apart_from_none(
     with pytest.raises(EnginePermissionError, match="join the group that owns"):
         client.inspect("c")
     assert not fake.requests
+
+
+def test_a_newer_engine_is_spoken_to_in_its_oldest_version(fake: FakeDocker) -> None:
+    """Engines that refuse our version are asked for theirs, once, and then called by it."""
+
+    def answer(request: bytes) -> bytes:
+        path = request.split(b" ")[1]
+        if path == b"/version":
+            body = b'{"ApiVersion": "1.52", "MinAPIVersion": "1.44"}'
+        elif path.startswith(b"/v1.44/"):
+            body = b"[]"
+        else:
+            return b'HTTP/1.0 400 Bad\r\n\r\n{"message": "client version 1.41 is too old"}'
+        return b"HTTP/1.0 200 OK\r\n\r\n" + body
+
+    fake.answer = answer
+    engine = DockerEngine(fake.path)
+    assert engine.list("executor-ml") == ()
+    assert engine.list("executor-ml") == ()
+    paths = [request.split(b" ")[1].split(b"?")[0] for request in fake.requests]
+    assert paths == [
+        b"/v1.41/containers/json",
+        b"/version",
+        b"/v1.44/containers/json",
+        b"/v1.44/containers/json",
+    ]
+
+
+def test_a_bad_request_to_an_engine_of_our_version_stays_one(fake: FakeDocker) -> None:
+    """A 400 that is not about versions is the engine's own complaint."""
+
+    def answer(request: bytes) -> bytes:
+        if request.startswith(b"GET /version"):
+            return b'HTTP/1.0 200 OK\r\n\r\n{"ApiVersion": "1.41", "MinAPIVersion": "1.12"}'
+        return b'HTTP/1.0 400 Bad\r\n\r\n{"message": "invalid mount config"}'
+
+    fake.answer = answer
+    with pytest.raises(EngineError, match="invalid mount config"):
+        DockerEngine(fake.path).list("executor-ml")
