@@ -234,6 +234,7 @@ class DockerEngine:
         return int(major), int(minor)
 
     def _send(self, method: str, path: str, payload: bytes) -> tuple[int, bytes]:
+        what = f"answer {method} {path.removeprefix(self._prefix()).partition('?')[0]}"
         request = (
             f"{method} {path} HTTP/1.0\r\nHost: docker\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
@@ -243,10 +244,7 @@ class DockerEngine:
         except PermissionError as error:
             raise EnginePermissionError(socket=self.path) from error
         except TimeoutError as error:
-            raise EngineError(
-                action=f"answer {method} {path.partition('?')[0]}",
-                reason=f"not done within {DEADLINE:g} s",
-            ) from error
+            raise EngineError(action=what, reason=f"not done within {DEADLINE:g} s") from error
         except OSError as error:
             raise EngineUnreachableError(
                 socket=self.path, reason=error.strerror or str(error)
@@ -254,7 +252,7 @@ class DockerEngine:
         head, _, data = answer.partition(b"\r\n\r\n")
         parts = head.split(b" ", 2)
         if len(parts) < 2 or not parts[1].isdigit():
-            raise EngineError(action=f"answer {method} {path}", reason="not an HTTP answer")
+            raise EngineError(action=what, reason="not an HTTP answer")
         return int(parts[1]), data
 
 
