@@ -98,10 +98,9 @@ def until(condition: Callable[[], object], seconds: float = 5.0) -> bool:
 
 def containers_of(warden: int, engine: docker.DockerClient) -> list[str]:
     """Containers, in whatever state, whose label names a warden's pid."""
-    found = engine.containers.list(
-        all=True, ignore_removed=True, filters={"label": f"{names.LABEL}={names.KIND_KERNEL}"}
-    )
-    return [c.id for c in found if c.labels[names.LABEL_WARDEN].split(":")[2] == str(warden)]
+    rows = engine.api.containers(all=True, filters={"label": f"{names.LABEL}={names.KIND_KERNEL}"})
+    engine.close()  # its pool; the next call opens it anew
+    return [r["Id"] for r in rows if r["Labels"][names.LABEL_WARDEN].split(":")[2] == str(warden)]
 
 
 def left_of(seen: Seen, engine: docker.DockerClient) -> list[str]:

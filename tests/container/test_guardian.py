@@ -162,7 +162,9 @@ def test_background_processes_end_with_the_kernel(engine: docker.DockerClient, e
         if end == "stopped":
             km.shutdown_kernel(now=True)
         else:
-            client.execute("import os; os._exit(3)" if end == "exits" else "os.kill(os.getpid(), 9)")
+            client.execute(
+                "import os; os._exit(3)" if end == "exits" else "os.kill(os.getpid(), 9)"
+            )
         assert until(lambda: not any(map(cgroup.is_alive, before)))
         assert seen.group.processes() == ()
 

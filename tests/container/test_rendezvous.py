@@ -138,9 +138,7 @@ import os
 [line.split()[4:6] for line in open("/proc/self/mountinfo")]
 """
     writable = {
-        place
-        for place, options in value(shared_kernel[1], code)
-        if "rw" in options.split(",")
+        place for place, options in value(shared_kernel[1], code) if "rw" in options.split(",")
     }
     assert "/tmp" in writable
     assert "/run/executor/rendezvous" not in writable
@@ -189,9 +187,7 @@ def assert_refused(session: Session, engine: docker.DockerClient) -> None:
     assert until(lambda: not cgroup.is_alive(pid))
 
 
-def test_a_stranger_on_the_host_is_refused(
-    proxy: EngineProxy, engine: docker.DockerClient
-) -> None:
+def test_a_stranger_on_the_host_is_refused(proxy: EngineProxy, engine: docker.DockerClient) -> None:
     """A process that connects before the guardian gets nothing and ends the launch.
 
     The rendezvous is alone in its folder, which only the owner's user can reach.

@@ -83,7 +83,9 @@ def test_last_words_are_a_jupyter_message(key: str) -> None:
     cause = decide(facts(-11))
     wire = compose(cause, Request(header=asked, kind="execute_request", number=1), key)
     parts: list[bytes] = []
-    follower = Follower(FrameLimits(), lambda index, body: parts.append(body) if index >= 0 else None)
+    follower = Follower(
+        FrameLimits(), lambda index, body: parts.append(body) if index >= 0 else None
+    )
     follower.feed(memoryview(greeting() + ready(b"XPUB") + wire))
     assert follower.messages == 1
     identities, rest = client.feed_identities(parts)

@@ -55,9 +55,7 @@ class Bench:
         self.refusals: list[Exception] = []
         self.violations: list[tuple[str, str]] = []
         self.opened: list[socket.socket] = []
-        self.relay = Relay(
-            self.loop, self.connect, self.on_violation, FrameLimits(frame=1 << 25)
-        )
+        self.relay = Relay(self.loop, self.connect, self.on_violation, FrameLimits(frame=1 << 25))
         self.thread = threading.Thread(target=self.loop.run)
 
     def connect(self, _channel: int) -> socket.socket:
@@ -83,9 +81,7 @@ class Bench:
         self.relay.open(outer, subscribers=subscribers)
         self.thread.start()
 
-    def pair(
-        self, channel: int = SHELL, *, greet: bool = True
-    ) -> tuple[socket.socket, ...]:
+    def pair(self, channel: int = SHELL, *, greet: bool = True) -> tuple[socket.socket, ...]:
         """Connect a client; give its socket and the kernel's end."""
         client = socket.socket(socket.AF_UNIX)
         client.settimeout(5)
@@ -263,9 +259,7 @@ def test_a_kernel_that_does_not_read_stops_that_client_only(bench: Bench) -> Non
     rest.join()
 
 
-@pytest.mark.parametrize(
-    "unread", [False, True], ids=["idle client", "client that asks on"]
-)
+@pytest.mark.parametrize("unread", [False, True], ids=["idle client", "client that asks on"])
 def test_all_that_a_dying_kernel_said_arrives(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, unread: bool
 ) -> None:
@@ -309,9 +303,7 @@ def test_all_that_a_leaving_client_said_arrives(bench: Bench) -> None:
 
 @pytest.mark.parametrize("leaves", ["nobody", "client", "kernel", "both"])
 @pytest.mark.parametrize("blocked", ["up", "down", "both", "neither", "held"])
-def test_nothing_is_waited_for_in_a_busy_loop(
-    bench: Bench, blocked: str, leaves: str
-) -> None:
+def test_nothing_is_waited_for_in_a_busy_loop(bench: Bench, blocked: str, leaves: str) -> None:
     """Whoever hung up or is blocked, waiting for the other side takes no processor."""
     bench.start(subscribers=1 if blocked == "held" else 0)
     client, kernel = bench.pair(SHELL, greet=blocked != "held")
@@ -455,9 +447,7 @@ def test_a_shutdown_request_is_noted(bench: Bench) -> None:
     assert bench.relay.shutdown_requested
 
 
-@pytest.mark.parametrize(
-    "header", [b"", b"[" * 60_000, b"7", b'"x"', b"\xff", b'{"msg_type": 7}']
-)
+@pytest.mark.parametrize("header", [b"", b"[" * 60_000, b"7", b'"x"', b"\xff", b'{"msg_type": 7}'])
 def test_headers_that_make_no_sense_pass(bench: Bench, header: bytes) -> None:
     """What a client sends is looked at, not judged."""
     bench.start()
@@ -540,9 +530,7 @@ MIDDLE = frame(b"begun", flags=MORE) + b"\x00\xff half"
         pytest.param(b"", "alone", id="between messages"),
         pytest.param(MIDDLE, "alone", id="in the middle of a message"),
         pytest.param(bytes([LONG]) + b"\xff" * 8, "violation", id="by a violation"),
-        pytest.param(
-            MIDDLE + b"x" * 300 + b"\xff", "violation", id="message ended, then garbage"
-        ),
+        pytest.param(MIDDLE + b"x" * 300 + b"\xff", "violation", id="message ended, then garbage"),
     ],
 )
 def test_last_words_reach_a_subscriber(bench: Bench, said: bytes, dies: str) -> None:

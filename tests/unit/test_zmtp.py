@@ -200,9 +200,7 @@ def test_with_libzmq(tmp_path: Path) -> None:
             peer.settimeout(5)
             peer.sendall(greeting())
             seen: list[Event] = []
-            follower = Follower(
-                FrameLimits(), lambda index, body: seen.append((index, body))
-            )
+            follower = Follower(FrameLimits(), lambda index, body: seen.append((index, body)))
             while not follower.greeted:
                 follower.feed(memoryview(peer.recv(1000)))
             peer.sendall(ready(b"DEALER") + message(parts))

@@ -1,0 +1,743 @@
+"""D2 to D4, D6, D7: the claim, the limits of a start, and who ends when somebody is killed."""
+
+import asyncio
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+from kernels import kernel, run
+from proxy import EngineProxy, proxied
+from sandboxes import (
+    KEY,
+    Seen,
+    containers_of,
+    end,
+    left_of,
+    look,
+    session,
+    session_of,
+    until,
+    value,
+)
+
+from jupyter_client.blocking import BlockingKernelClient
+from jupyter_client.manager import KernelManager
+from kernel_provider.engines.docker import find_socket
+from kernel_provider.errors import EngineError, LimitNotHeldError, SandboxError, WardenError
+from kernel_provider.hardening import sandbox_spec
+from kernel_provider.policy import KernelPolicy
+from kernel_provider.session import Session, prune
+from kernel_provider.warden import cgroup
+from kernel_provider.warden.rendezvous import BACKLOG
+
+pytestmark = pytest.mark.container
+Pair = tuple[KernelManager, BlockingKernelClient]
+
+CREATE = "POST /containers/create"
+START = "POST /containers/ID/start"
+UPDATE = "POST /containers/ID/update"
+REMOVE = "DELETE /containers/ID"
+CYCLES = int(os.environ.get("EXECUTOR_ML_SOAK_CYCLES", "5"))
+
+
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch, image: str) -> Iterator[EngineProxy]:
+    """An engine whose calls are written down, and can be held or changed."""
+    assert image
+    with proxied(find_socket(os.environ)) as made:
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{made.path}")
+        yield made
+
+
+def failed_launch(engine: docker.DockerClient) -> SandboxError:
+    """Launch, expect an error, and look that nothing is left of the attempt."""
+    made = Session(environ=os.environ, name="test")
+    made.launch(KernelPolicy(), key=KEY, env={})
+    (warden,) = made._spawned  # noqa: SLF001
+    folder = Path(made.describe()["warden"])
+    with pytest.raises(SandboxError) as caught:
+        asyncio.run(made.launched(30))
+    assert not containers_of(warden, engine), "left when the error was told"
+    made.close()
+    assert until(lambda: not cgroup.is_alive(warden) and not folder.exists())
+    assert not Path(made.folder).exists()
+    return caught.value
+
+
+# --- the claim (D2) -------------------------------------------------------------------
+
+
+def say(folder: str, order: Mapping[str, Any]) -> dict[str, Any]:
+    """Connect to a warden, say one thing, hear its answer; empty if it hangs up."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(5)
+        connection.connect(f"{folder}/w")
+        connection.sendall(json.dumps(order).encode() + b"\n")
+        answer: dict[str, Any] = json.loads(connection.recv(65536) or b"{}")
+        return answer
+
+
+CLAIM = {"op": "claim", "key": "another", "env": {}, "cwd": "", "subscribers": 0}
+
+
+def test_a_second_claim_is_refused(shared_kernel: Pair) -> None:
+    """Never the same sandbox twice: the second hears why, the first goes on."""
+    folder = session_of(shared_kernel[0]).describe()["warden"]
+    assert value(shared_kernel[1], "mine = 1; mine") == 1
+    answer = say(folder, CLAIM)
+    assert (answer["event"], answer["error"]) == ("failed", "WardenError")
+    assert "another's already" in answer["data"]["reason"]
+    assert value(shared_kernel[1], "mine") == 1
+
+
+def test_of_claims_during_the_start_the_first_wins(proxy: EngineProxy) -> None:
+    """A claim that comes while the sandbox starts is refused as well."""
+    gate = proxy.hold(UPDATE)
+    made = Session(environ=os.environ, name="test")
+    made.launch(KernelPolicy(), key=KEY, env={})
+    assert proxy.arrived[UPDATE].wait(20)
+    with socket.socket(socket.AF_UNIX) as late:
+        late.connect(made.describe()["warden"] + "/w")
+        late.sendall(json.dumps(CLAIM).encode() + b"\n")
+        late.settimeout(10)
+        gate.set()
+        assert json.loads(late.recv(65536))["event"] == "failed"
+    assert asyncio.run(made.launched(30))
+    end(made)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"nonsense\n",
+        b"[]\n",
+        b"{}\n",
+        b'{"op": "claim"}\n',
+        b'{"op": "attach"}\n',
+        b"x" * (2 << 20),
+    ],
+)
+def test_nonsense_costs_the_one_who_says_it(shared_kernel: Pair, line: bytes) -> None:
+    """A process of the user's that mistakes the socket is hung up on, and that is all."""
+    folder = session_of(shared_kernel[0]).describe()["warden"]
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(5)
+        connection.connect(f"{folder}/w")
+        try:
+            connection.sendall(line)
+            while connection.recv(65536):
+                pass
+        except ConnectionError:
+            pass
+    assert value(shared_kernel[1], "1") == 1
+
+
+def test_attach_needs_the_key(shared_kernel: Pair) -> None:
+    """The key is the password of a second owner; a wrong one is refused."""
+    made = session_of(shared_kernel[0])
+    with pytest.raises(WardenError, match="key"):
+        Session.attach(made.describe(), key="wrong", environ=os.environ, name="t")
+    with pytest.raises(WardenError, match="key"):
+        Session.attach(made.describe(), key="", environ=os.environ, name="t")
+    assert value(shared_kernel[1], "1") == 1
+
+
+UNCLAIMED = """
+import os, sys
+sys.path.append(sys.argv[1])
+os.dup2(int(sys.argv[2]), 3)
+import kernel_provider.warden.main as warden
+warden.UNCLAIMED = 0.5
+warden.main()
+"""
+
+
+def test_an_unclaimed_sandbox_ends(
+    engine: docker.DockerClient, own_folders: Path, image: str
+) -> None:
+    """Parked and never claimed, it goes by itself (after 30 s; here after 0.5)."""
+    assert image
+    folder = own_folders / f"w-{os.getpid()}-{cgroup.start_time(os.getpid())}-un"
+    folder.mkdir(mode=0o700)
+    order = {
+        "engine": "docker",
+        "address": find_socket(os.environ),
+        "spec": asdict(sandbox_spec(KernelPolicy(), rendezvous=f"{folder}/r")),
+        "folder": str(folder),
+        "startup_timeout": 30,
+    }
+    import kernel_provider  # noqa: PLC0415  only to find it
+
+    package = str(Path(kernel_provider.__file__).parent.parent)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{folder}/w")
+        listener.listen(BACKLOG)
+        warden = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", UNCLAIMED, package, str(listener.fileno())],
+            stdin=subprocess.PIPE,
+            pass_fds=[listener.fileno()],
+        )
+    with warden:
+        assert warden.stdin is not None
+        warden.stdin.write(json.dumps(order).encode())
+        warden.stdin.close()
+        assert until(lambda: containers_of(warden.pid, engine), 10), "the control: it was there"
+        assert warden.wait(20) == 0
+    assert not containers_of(warden.pid, engine)
+    assert not folder.exists()
+
+
+def test_the_key_is_told_to_nobody_else(shared_kernel: Pair, engine: docker.DockerClient) -> None:
+    """Not in what the engine knows, nor in any command line or environment on the host."""
+    km, client = shared_kernel
+    key = km.session.key
+    assert len(key) >= 32
+    seen = look(session_of(km), engine)
+    assert key not in json.dumps(engine.api.inspect_container(seen.container)).encode()
+    assert key not in engine.api.logs(seen.container)
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        for name in ("cmdline", "environ"):
+            try:
+                found += [process / name] * (key in (process / name).read_bytes())
+            except OSError:
+                continue
+    assert not found
+    inside = f"import os; {key.decode()[:8]!r} in str(dict(os.environ)) + open('/proc/self/cmdline').read()"
+    assert value(client, inside) is False
+    leaked = [
+        f for f in Path(seen.warden_folder).rglob("*") if f.is_file() and key in f.read_bytes()
+    ]
+    assert not leaked
+
+
+# --- the lifeline (D3) ----------------------------------------------------------------
+
+OWNER = """
+import asyncio, json, os, signal, sys, time
+from kernel_provider.policy import KernelPolicy
+from kernel_provider.session import Session
+how = sys.argv[1]
+made = Session(environ=os.environ, name="owner")
+made.launch(KernelPolicy(), key="key", env={})
+print(json.dumps({"pid": made._spawned[0], **made.describe()}), flush=True)
+if how == "forks":
+    if os.fork() == 0:
+        os.setsid()
+        time.sleep(60)
+        os._exit(0)
+if how == "forks and goes":
+    if os.fork() == 0:
+        time.sleep(60)
+        os._exit(0)
+    os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(made.launched(60))
+print(json.dumps(made._need().ready), flush=True)
+if how == "stops":
+    made.stop()
+    print("stopping", flush=True)
+time.sleep(60)
+"""
+
+
+class Owner:
+    """A process that owns a kernel, to be killed."""
+
+    def __init__(self, how: str = "") -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", OWNER, how],
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert self.process.stdout is not None
+        self.out = self.process.stdout
+        self.spawned = json.loads(self.out.readline())
+        self.spawned_warden: int = self.spawned["pid"]
+        self.ready: dict[str, Any] = {}
+
+    def wait_ready(self) -> None:
+        """Wait until its kernel serves."""
+        self.ready = json.loads(self.out.readline())
+
+    def kill(self) -> None:
+        """SIGKILL, and be sure that it is dead."""
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        """Whatever it forked goes as well."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+        self.out.close()
+
+    def left(self, engine: docker.DockerClient) -> list[str]:
+        """What of its kernel is still there."""
+        warden = self.spawned_warden
+        left = [f"container {c}" for c in containers_of(warden, engine)]
+        left += [f"warden {warden}"] * cgroup.is_alive(warden)
+        left += [f for f in (self.spawned["session"], self.spawned["warden"]) if Path(f).exists()]
+        if self.ready:
+            left += [f"PID 1, {self.ready['pid']}"] * cgroup.is_alive(self.ready["pid"])
+        return left
+
+
+@pytest.fixture
+def owners(image: str) -> Iterator[list[Owner]]:
+    """Owners that are ended with the test."""
+    assert image
+    made: list[Owner] = []
+    yield made
+    for owner in made:
+        owner.close()
+
+
+def assert_nothing_left(owner: Owner, engine: docker.DockerClient, seconds: float = 5) -> None:
+    """Within 5 s of a death nothing is left, and nothing comes up later."""
+    assert until(lambda: not owner.left(engine), seconds), owner.left(engine)
+
+
+@pytest.mark.parametrize("delay", [step / 10 for step in range(13)])
+def test_owner_killed(owners: list[Owner], engine: docker.DockerClient, delay: float) -> None:
+    """From the moment its warden exists until it serves: killed any time, nothing is left."""
+    owner = Owner()
+    owners.append(owner)
+    time.sleep(delay)
+    owner.kill()
+    assert_nothing_left(owner, engine)
+
+
+@pytest.mark.soak
+def test_owner_killed_at_random(owners: list[Owner], engine: docker.DockerClient) -> None:
+    """The same many times, at moments nobody chose."""
+    import random  # noqa: PLC0415
+
+    for _ in range(CYCLES):
+        delay = random.uniform(0, 1.2)  # noqa: S311
+        owner = Owner()
+        owners.append(owner)
+        time.sleep(delay)
+        owner.kill()
+        assert until(lambda: not owner.left(engine)), (delay, owner.left(engine))  # noqa: B023
+        owner.close()
+        owners.clear()
+
+
+@pytest.mark.parametrize("call", [CREATE, START, UPDATE])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_owner_killed_around_a_call(
+    owners: list[Owner], proxy: EngineProxy, engine: docker.DockerClient, call: str, when: str
+) -> None:
+    """Killed while the engine is about to make, start or limit the container."""
+    gate = proxy.hold(call)
+    owner = Owner()
+    owners.append(owner)
+    assert proxy.arrived[call].wait(20)
+    if when == "before":
+        owner.kill()
+        gate.set()
+    else:
+        gate.set()
+        owner.kill()
+    assert_nothing_left(owner, engine)
+
+
+def test_owner_killed_while_it_stops(owners: list[Owner], engine: docker.DockerClient) -> None:
+    """A stop that was asked for is seen through by the warden."""
+    owner = Owner("stops")
+    owners.append(owner)
+    owner.wait_ready()
+    owner.out.readline()
+    owner.kill()
+    assert_nothing_left(owner, engine)
+
+
+def test_owner_killed_whose_child_holds_the_connection(
+    owners: list[Owner], engine: docker.DockerClient
+) -> None:
+    """A forked child that inherited everything does not keep the sandbox alive; the
+    folder of the outer sockets, which it holds, can go when it has gone.
+    """
+    owner = Owner("forks")
+    owners.append(owner)
+    owner.wait_ready()
+    child = [
+        int(p.name)
+        for p in Path("/proc").glob("[0-9]*")
+        if parent(int(p.name)) == owner.process.pid and int(p.name) != owner.spawned_warden
+    ]
+    owner.kill()
+    assert until(lambda: not cgroup.is_alive(owner.spawned_warden))
+    assert any(map(cgroup.is_alive, child)), "the control: the child lives on"
+    assert until(lambda: owner.left(engine) == [owner.spawned["session"]])
+    os.killpg(child[0], signal.SIGKILL)
+    assert until(lambda: not cgroup.is_alive(child[0]))
+    prune(os.environ)
+    assert not owner.left(engine)
+
+
+def parent(pid: int) -> int:
+    """A process's parent."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def test_owner_dead_before_it_is_accepted(owners: list[Owner], engine: docker.DockerClient) -> None:
+    """Its child holds the connection, and it is dead before the warden looks: noticed."""
+    owner = Owner("forks and goes")
+    owners.append(owner)
+    owner.process.wait()
+    assert until(lambda: not cgroup.is_alive(owner.spawned_warden))
+    assert not containers_of(owner.spawned_warden, engine)
+
+
+def test_an_attached_owner_keeps_it_alive(owners: list[Owner], engine: docker.DockerClient) -> None:
+    """The kernel lives until the last of its owners goes; a mere visitor is none."""
+    owner = Owner()
+    owners.append(owner)
+    owner.wait_ready()
+    description = owner.spawned
+    second = Session.attach(description, key="key", environ=os.environ, name="t")
+    with socket.socket(socket.AF_UNIX) as visitor:
+        visitor.connect(description["warden"] + "/w")
+        owner.kill()
+        time.sleep(0.5)
+        assert cgroup.is_alive(owner.spawned_warden)
+        assert cgroup.is_alive(owner.ready["pid"])
+        assert second.alive
+        second.close()
+        assert_nothing_left(owner, engine)
+
+
+# --- the warden killed ----------------------------------------------------------------
+
+
+def test_warden_killed(image: str, engine: docker.DockerClient) -> None:
+    """The sandbox ends by itself, the owner hears of a death, and a restart works."""
+    assert image
+    with kernel() as (km, client):
+        session_before = session_of(km)
+        seen = look(session_before, engine)
+        assert value(client, "before = 1; before") == 1
+        os.kill(seen.warden, signal.SIGKILL)
+        assert until(lambda: not seen.group.processes(), 2), "its guardian outlived it"
+        assert until(lambda: not km.is_alive(), 2)
+        death = session_before.death
+        assert death is not None
+        assert (death.name, death.expected) == ("WardenLost", False)
+        km.restart_kernel(now=True)
+        client.wait_for_ready(timeout=30)
+        assert run(client, "before").error["ename"] == "NameError"
+        assert until(lambda: not left_of(seen, engine)), left_of(seen, engine)
+
+
+def test_warden_killed_then_closed(engine: docker.DockerClient, image: str) -> None:
+    """An owner that closes after its warden was killed leaves nothing to later starts."""
+    assert image
+    with session() as made:
+        seen = look(made, engine)
+        os.kill(seen.warden, signal.SIGKILL)
+        assert until(lambda: made.death is not None)
+    assert until(lambda: not left_of(seen, engine), 2)  # somebody else's sweep may be at it
+
+
+def test_warden_terminated(engine: docker.DockerClient, image: str) -> None:
+    """SIGTERM (a machine that shuts down) ends everything in order."""
+    assert image
+    with session() as made:
+        seen = look(made, engine)
+        os.kill(seen.warden, signal.SIGTERM)
+        assert until(lambda: made.death is not None)
+        made.close()
+        assert until(lambda: not left_of(seen, engine))
+
+
+def test_warden_terminated_while_it_starts(proxy: EngineProxy, engine: docker.DockerClient) -> None:
+    """In the middle of making a container, too."""
+    gate = proxy.hold(CREATE)
+    made = Session(environ=os.environ, name="test")
+    made.launch(KernelPolicy(), key=KEY, env={})
+    assert proxy.arrived[CREATE].wait(10)
+    (warden,) = made._spawned  # noqa: SLF001
+    os.kill(warden, signal.SIGTERM)
+    gate.set()
+    assert until(lambda: not cgroup.is_alive(warden))
+    assert not containers_of(warden, engine)
+    with pytest.raises(WardenError):
+        asyncio.run(made.launched(5))
+    made.close()
+
+
+def test_warden_stopped(engine: docker.DockerClient, image: str) -> None:
+    """A warden that is stopped (SIGSTOP) harms nobody: the kernel runs on unheard, and all
+    goes on when it does. If its owner lets go meanwhile, it ends when it is continued.
+    """
+    assert image
+    with kernel() as (km, client):
+        seen = look(session_of(km), engine)
+        os.kill(seen.warden, signal.SIGSTOP)
+        try:
+            request = client.execute("5 * 5")
+            with pytest.raises(queue.Empty):
+                client.get_shell_msg(timeout=0.5)
+            assert cgroup.is_alive(seen.guardian)
+        finally:
+            os.kill(seen.warden, signal.SIGCONT)
+        assert client.get_shell_msg(timeout=10)["parent_header"]["msg_id"] == request
+    with session() as made:
+        seen = look(made, engine)
+        os.kill(seen.warden, signal.SIGSTOP)
+        made.close()
+        time.sleep(0.2)
+        assert seen.group.processes()
+        os.kill(seen.warden, signal.SIGCONT)
+        assert until(lambda: not left_of(seen, engine))
+
+
+# --- both killed ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["prune", "the next start"])
+def test_both_killed(
+    owners: list[Owner], shared_kernel: Pair, engine: docker.DockerClient, by: str
+) -> None:
+    """What is left is removed by ``prune`` or the next start, and nothing of the living."""
+    owner = Owner()
+    owners.append(owner)
+    owner.wait_ready()
+    os.kill(owner.process.pid, signal.SIGSTOP)  # so that neither sees the other's end
+    os.kill(owner.spawned_warden, signal.SIGKILL)
+    owner.kill()
+    assert until(lambda: not cgroup.is_alive(owner.ready["pid"]), 2), "PID 1 ends by itself"
+    assert containers_of(owner.spawned_warden, engine), "the control: something is left"
+    if by == "prune":
+        removed = prune(os.environ)
+        assert f"executor-ml-{owner.ready['uid']}" in removed
+        assert Path(owner.spawned["session"]).name in removed
+        assert prune(os.environ) == ()
+    else:
+        with session():
+            assert_nothing_left(owner, engine)
+    assert not owner.left(engine)
+    assert value(shared_kernel[1], "1") == 1, "a living kernel was hurt"
+
+
+def test_prune_by_command(owners: list[Owner], engine: docker.DockerClient) -> None:
+    """``executor-ml prune`` says what it removed; a living kernel is not among it."""
+    owner, living = Owner(), Owner()
+    owners += [owner, living]
+    owner.wait_ready()
+    living.wait_ready()
+    time.sleep(0.5)  # it looks for the dead when it starts, and there is none yet
+    os.kill(owner.process.pid, signal.SIGSTOP)
+    os.kill(owner.spawned_warden, signal.SIGKILL)
+    owner.kill()
+    assert until(lambda: not cgroup.is_alive(owner.ready["pid"]), 2)
+    start = "import sys; from kernel_provider.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", start, "prune", "--json"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd="/")
+    removed = json.loads(done.stdout)
+    assert f"executor-ml-{owner.ready['uid']}" in removed
+    assert f"executor-ml-{living.ready['uid']}" not in removed
+    assert not owner.left(engine)
+    assert len(containers_of(living.spawned_warden, engine)) == 1
+
+
+# --- stopped means stopped ------------------------------------------------------------
+
+
+def test_stopped_means_stopped(engine: docker.DockerClient, image: str) -> None:
+    """When a stop is told to be over, PID 1 and everybody in the group are gone."""
+    assert image
+    made = Session(environ=os.environ, name="test")
+    made.launch(KernelPolicy(), key=KEY, env={})
+    asyncio.run(made.launched(30))
+    seen = look(made, engine)
+    everybody = seen.group.processes()
+    assert len(everybody) >= 2
+    made.stop()
+    assert asyncio.run(made.gone(10))
+    assert not any(map(cgroup.is_alive, everybody))
+    assert seen.group.processes() == ()
+    assert not containers_of(seen.warden, engine)
+    made.close()
+
+
+def test_an_engine_that_lies_about_removal(proxy: EngineProxy) -> None:
+    """An engine says that the container is removed while its processes run: looked at,
+    not believed. They are ended, or the death is told as what it is.
+    """
+    made = Session(environ=os.environ, name="test")
+    made.launch(KernelPolicy(), key=KEY, env={})
+    asyncio.run(made.launched(30))
+    with_real_engine = docker.DockerClient(base_url=f"unix://{proxy.engine}")
+    seen = look(made, with_real_engine)
+    with_real_engine.close()
+    proxy.answers[REMOVE] = 404
+    made.stop()
+    assert asyncio.run(made.gone(15))
+    assert seen.group.processes() == ()
+    del proxy.answers[REMOVE]
+    made.close()
+    assert until(lambda: not cgroup.is_alive(seen.warden))
+    prune(os.environ)
+
+
+# --- limits at the start (D4, D6) -----------------------------------------------------
+
+
+def test_full_speed_until_the_first_message(proxy: EngineProxy) -> None:
+    """Open while the interpreter starts, closed when the first cell runs; all other
+    limits hold from the start.
+    """
+    engine = docker.DockerClient(base_url=f"unix://{proxy.engine}")
+    gate = proxy.hold(UPDATE)
+    made = Session(environ=os.environ, name="test")
+    made.launch(KernelPolicy(), key=KEY, env={})
+    (warden,) = made._spawned  # noqa: SLF001
+    assert proxy.arrived[UPDATE].wait(20)
+    (container,) = containers_of(warden, engine)
+    group = cgroup.Cgroup(engine.api.inspect_container(container)["State"]["Pid"])
+    engine.close()
+    starting = group.limits()
+    gate.set()
+    asyncio.run(made.launched(30))
+    serving = group.limits()
+    end(made)
+    assert starting["cpu_quota"] == cgroup.UNLIMITED
+    assert (serving["cpu_quota"], serving["cpu_period"]) == (50_000, 100_000)
+    for limits in (starting, serving):
+        assert limits["memory"] == limits["memory+swap"] == 512 << 20
+        assert limits["pids"] == 128
+
+
+def test_the_first_cell_is_limited(image: str) -> None:
+    """What the first cell itself reads of its group: half a processor."""
+    assert image
+    code = """
+from pathlib import Path
+root = Path("/sys/fs/cgroup")
+new = root / "cpu.max"
+old = [root / "cpu" / f"cpu.cfs_{name}_us" for name in ("quota", "period")]
+tuple(map(int, new.read_text().split() if new.exists() else [f.read_text() for f in old]))
+"""
+    with kernel() as (_, client):
+        assert value(client, code) == (50_000, 100_000)
+
+
+def test_an_engine_that_refuses_to_limit(proxy: EngineProxy, engine: docker.DockerClient) -> None:
+    """No limit, no kernel: the launch fails with the engine's words."""
+    proxy.answers[UPDATE] = 500
+    error = failed_launch(engine)
+    assert isinstance(error, EngineError)
+    assert "limit the sandbox's processor time" in str(error)
+    assert "the test says no" in str(error)
+
+
+def without(key: str) -> Any:
+    """A change to a create call: one limit is dropped."""
+
+    def edit(body: dict[str, Any]) -> dict[str, Any]:
+        body["HostConfig"].pop(key)
+        return body
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("dropped", "key"),
+    [("Memory", "memory"), ("MemorySwap", "memory+swap"), ("PidsLimit", "pids")],
+)
+def test_a_limit_that_reads_back_differently(
+    proxy: EngineProxy, engine: docker.DockerClient, dropped: str, key: str
+) -> None:
+    """An engine that takes a limit and does not set it: the launch names it."""
+
+    def edit(body: dict[str, Any]) -> dict[str, Any]:
+        body["HostConfig"].pop(dropped)
+        if dropped == "Memory":
+            body["HostConfig"].pop("MemorySwap")
+        return body
+
+    proxy.requests[CREATE] = edit
+    error = failed_launch(engine)
+    assert isinstance(error, LimitNotHeldError)
+    assert error.data["key"] == key
+
+
+def test_a_processor_limit_that_reads_back_differently(
+    proxy: EngineProxy, engine: docker.DockerClient
+) -> None:
+    """The same for the limit that is closed later."""
+    proxy.requests[UPDATE] = lambda body: {**body, "CpuQuota": 150_000}
+    error = failed_launch(engine)
+    assert isinstance(error, LimitNotHeldError)
+    assert (error.data["key"], error.data["found"]) == ("cpu_quota", 150_000)
+
+
+@pytest.mark.parametrize("call", [CREATE, UPDATE])
+def test_any_warning_ends_the_launch(
+    proxy: EngineProxy, engine: docker.DockerClient, call: str
+) -> None:
+    """An engine warns when it discards a limit, and goes on; we don't."""
+    words = "Your kernel does not support swap limit capabilities"
+    proxy.replies[call] = lambda answer: {**answer, "Warnings": [words]}
+    error = failed_launch(engine)
+    assert isinstance(error, LimitNotHeldError)
+    assert words in str(error)
+
+
+@pytest.mark.parametrize(
+    "call", [CREATE, START, "GET /images/NAME/json", "GET /containers/ID/json"]
+)
+def test_an_engine_that_fails(proxy: EngineProxy, engine: docker.DockerClient, call: str) -> None:
+    """Whichever call of a start fails: an error with the engine's words, nothing left."""
+    proxy.answers[call] = 500
+    error = failed_launch(engine)
+    assert isinstance(error, EngineError)
+    assert "the test says no" in str(error)
+
+
+def test_an_engine_that_answers_nonsense(proxy: EngineProxy, engine: docker.DockerClient) -> None:
+    """An answer without what it should hold ends the launch, and leaves nothing."""
+    proxy.replies["GET /containers/ID/json"] = lambda _: {"State": {}}
+    failed_launch(engine)
+
+
+# --- the least of Docker (D7) ---------------------------------------------------------
+
+
+def test_the_calls_of_a_kernels_life(proxy: EngineProxy) -> None:
+    """Start, interrupt, restart, stop: these calls are made of the engine and no others."""
+    with kernel() as (km, client):
+        run(client, "1")
+        session_of(km).signal(signal.SIGINT)
+        km.restart_kernel()
+        client.wait_for_ready(timeout=30)
+        run(client, "1")
+    assert set(proxy.calls) == {
+        "GET /info",
+        "GET /images/NAME/json",
+        CREATE,
+        START,
+        "GET /containers/ID/json",
+        UPDATE,
+        "POST /containers/ID/kill",
+        "GET /containers/json",
+        REMOVE,
+    }
