@@ -37,9 +37,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize("argv", [[], ["nonsense"], ["launch"], ["prune", "--nonsense"]])
-def test_wrong_words_are_a_usage_error(
-    argv: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_words_are_a_usage_error(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 2 and a usage line on stderr."""
     with pytest.raises(SystemExit) as caught:
         cli.main(argv)

@@ -91,9 +91,7 @@ BODY: dict[str, Any] = {
         "RestartPolicy": {"Name": "no"},
         "Dns": ["127.0.0.1"],
         "DnsSearch": ["."],
-        "Mounts": [
-            {"Type": "bind", "Source": "/run/r", "Target": "/rendezvous", "ReadOnly": True}
-        ],
+        "Mounts": [{"Type": "bind", "Source": "/run/r", "Target": "/rendezvous", "ReadOnly": True}],
         "LogConfig": {
             "Type": "json-file",
             "Config": {"max-size": "65536", "max-file": "1"},
@@ -120,15 +118,10 @@ def test_limits_are_the_specs_and_not_constants() -> None:
 
 def test_docker_host_says_where_the_engine_is() -> None:
     """A unix:// address is taken as it is, whether somebody listens or not."""
-    assert (
-        find_socket({"DOCKER_HOST": "unix:///nowhere/docker.sock"})
-        == "/nowhere/docker.sock"
-    )
+    assert find_socket({"DOCKER_HOST": "unix:///nowhere/docker.sock"}) == "/nowhere/docker.sock"
 
 
-@pytest.mark.parametrize(
-    "host", ["tcp://10.0.0.1:2375", "ssh://me@there", "npipe:////./x", "x"]
-)
+@pytest.mark.parametrize("host", ["tcp://10.0.0.1:2375", "ssh://me@there", "npipe:////./x", "x"])
 def test_an_engine_elsewhere_is_refused(host: str) -> None:
     """Descriptors do not pass through a network: the error names the address."""
     with pytest.raises(EngineAddressError) as caught:
@@ -236,31 +229,23 @@ def test_a_request_is_plain_http_with_a_length(fake: FakeDocker, client: Engine)
     fake.says(201, b'{"Id": "abc", "Warnings": []}')
     assert client.create(SPEC, image_id="sha256:1", uid=7000) == "abc"
     head, _, body = fake.requests[0].partition(b"\r\n\r\n")
-    assert (
-        head.splitlines()[0]
-        == b"POST /v1.41/containers/create?name=executor-ml-7000 HTTP/1.0"
-    )
+    assert head.splitlines()[0] == b"POST /v1.41/containers/create?name=executor-ml-7000 HTTP/1.0"
     assert f"Content-Length: {len(body)}".encode() in head
     assert json.loads(body) == BODY
 
 
-def test_what_the_engine_tells_becomes_typed_values(
-    fake: FakeDocker, client: Engine
-) -> None:
+def test_what_the_engine_tells_becomes_typed_values(fake: FakeDocker, client: Engine) -> None:
     """Image, state and list are read from the fields that the API documents."""
     fake.says(200, b'{"Id": "sha256:1", "Config": {"Labels": null}}')
     assert client.image("x") == ImageFacts(id="sha256:1", labels={})
     fake.says(
         200,
-        b'{"State": {"Running": false, "Pid": 0, "ExitCode": 137, "OOMKilled": true,'
-        b' "Error": ""}}',
+        b'{"State": {"Running": false, "Pid": 0, "ExitCode": 137, "OOMKilled": true, "Error": ""}}',
     )
     assert client.inspect("c") == ContainerState(
         running=False, pid=0, exit_code=137, oom_killed=True, error=""
     )
-    fake.says(
-        200, b'[{"Id": "c", "Names": ["/n"], "State": "exited", "Labels": {"a": "b"}}]'
-    )
+    fake.says(200, b'[{"Id": "c", "Names": ["/n"], "State": "exited", "Labels": {"a": "b"}}]')
     assert client.list("a=b") == (
         ContainerSummary(id="c", name="n", state="exited", labels={"a": "b"}),
     )
@@ -327,9 +312,7 @@ _CALLS: dict[str, Callable[[Engine], object]] = {
 
 
 @pytest.mark.parametrize("call", _CALLS)
-def test_500_is_told_in_the_engines_words(
-    fake: FakeDocker, client: Engine, call: str
-) -> None:
+def test_500_is_told_in_the_engines_words(fake: FakeDocker, client: Engine, call: str) -> None:
     """Every call maps a failure to an error with what was being done."""
     fake.says(500, b'{"message": "disk on fire"}')
     with pytest.raises(EngineError, match=r"failed to .*: disk on fire"):
@@ -359,9 +342,7 @@ def test_garbage_is_an_error_and_no_traceback(
         client.inspect("c")
 
 
-def test_warnings_are_limits_that_the_engine_dropped(
-    fake: FakeDocker, client: Engine
-) -> None:
+def test_warnings_are_limits_that_the_engine_dropped(fake: FakeDocker, client: Engine) -> None:
     """A sandbox that lacks a limit is removed and never started (D6)."""
     fake.says(201, b'{"Id": "abc", "Warnings": ["no swap limit"]}')
     with pytest.raises(LimitNotHeldError, match="no swap limit"):

@@ -41,9 +41,7 @@ class TestEveryError:
         assert lines[0]
         assert lines[1].startswith("Fix: ")
 
-    def test_is_the_same_on_the_other_side_of_a_process(
-        self, kind: type[SandboxError]
-    ) -> None:
+    def test_is_the_same_on_the_other_side_of_a_process(self, kind: type[SandboxError]) -> None:
         """Class, data, text and exit code survive the wire."""
         error = sample(kind)
         other = from_wire(error.to_wire())

@@ -124,9 +124,7 @@ def test_whatever_the_policy_nothing_is_loosened(policy: KernelPolicy) -> None:
     ]
     assert host["Memory"] == host["MemorySwap"] == policy.memory
     assert all(mount["ReadOnly"] for mount in host["Mounts"])
-    assert not {"CapAdd", "Devices", "PidMode", "UsernsMode", "Binds", "VolumesFrom"} & set(
-        host
-    )
+    assert not {"CapAdd", "Devices", "PidMode", "UsernsMode", "Binds", "VolumesFrom"} & set(host)
     assert math.isfinite(spec.cpus)
     json.dumps(body)
 

@@ -118,9 +118,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(key: str, near: st
     assert near in str(caught.value).splitlines()[1]
 
 
-@pytest.mark.parametrize(
-    "key", ["network_mode", "privileged", "cap_add", "user", "volumes"]
-)
+@pytest.mark.parametrize("key", ["network_mode", "privileged", "cap_add", "user", "volumes"])
 def test_no_key_loosens_the_hardening(key: str) -> None:
     """What Docker calls its options is unknown here."""
     with pytest.raises(UnknownKeyError):
@@ -214,17 +212,12 @@ def test_a_limit_above_its_ceiling_names_both_and_who_set_it(
 
 def test_the_ceiling_itself_is_allowed() -> None:
     """A ceiling is the highest value, not the first forbidden one."""
-    assert (
-        parse({"memory": "1g"}, Ceilings(limits={"memory": 1024 * MIB})).memory
-        == 1024 * MIB
-    )
+    assert parse({"memory": "1g"}, Ceilings(limits={"memory": 1024 * MIB})).memory == 1024 * MIB
 
 
 def test_a_default_above_a_ceiling_is_refused_as_well() -> None:
     """A kernelspec that says nothing is held under the ceiling like any other."""
-    with pytest.raises(
-        CeilingError, match="memory = 512 MiB is above the ceiling of 256 MiB"
-    ):
+    with pytest.raises(CeilingError, match="memory = 512 MiB is above the ceiling of 256 MiB"):
         parse({}, Ceilings(limits={"memory": 256 * MIB}, sources={"memory": "X"}))
 
 
@@ -271,9 +264,7 @@ def test_of_file_and_environment_the_smaller_ceiling_counts(
         "\xff",
     ],
 )
-def test_a_policy_file_that_is_not_understood_stops_every_kernel(
-    tmp_path: Path, text: str
-) -> None:
+def test_a_policy_file_that_is_not_understood_stops_every_kernel(tmp_path: Path, text: str) -> None:
     """A ceiling that is misspelt is not no ceiling."""
     file = tmp_path / "policy.toml"
     file.write_text(text, encoding="latin-1")
