@@ -252,7 +252,7 @@ def show(key: str, value: float) -> str:
         return f"{value:g}"
     for unit, size in (("GiB", 1024 * MIB), ("MiB", MIB), ("KiB", 1024)):
         if value >= size and value * 4 % size == 0:
-            return f"{value / size:g} {unit}"
+            return f"{value / size:.12g} {unit}"
     return f"{value:.0f} bytes"
 
 
