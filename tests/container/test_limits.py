@@ -51,6 +51,7 @@ def attributes(engine: docker.DockerClient, client: BlockingKernelClient) -> dic
     """What the engine says of the container that this client's kernel runs in."""
     uid = ask(client, "os.getuid()")
     answer: dict[str, Any] = engine.api.inspect_container(f"executor-ml-{uid}")
+    engine.api.get_adapter(engine.api.base_url).close()  # it keeps connections open
     return answer
 
 
