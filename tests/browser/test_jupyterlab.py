@@ -1,0 +1,299 @@
+import json
+import os
+import re
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+from jupyter_client.kernelspec import KernelSpecManager
+from kernels import KERNEL
+from playwright.sync_api import Locator, Page, expect
+
+pytestmark = [pytest.mark.browser, pytest.mark.container]
+Shot = Callable[[str], None]
+ROOT = Path(__file__).parents[2]
+
+WHO_AM_I = """
+import os, socket
+print("uid", os.getuid())
+print("host", socket.gethostname())
+try:
+    socket.create_connection(("192.0.2.1", 80), timeout=2)
+except OSError as error:
+    print("no network:", error)
+"""
+HOARD = """
+hoard = []
+while True:
+    hoard.append(b"x" * 2**24)
+"""
+MISSPELT = "misspelt"
+
+
+class Notebook:
+    """A notebook in a page, used as a person does: by its toolbar, cells and keys."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.panel = page.locator(".jp-NotebookPanel:visible")
+        self.cells = self.panel.locator(".jp-Notebook .jp-Cell")
+
+    def wait_for(self, status: str) -> None:
+        """Wait until the status bar says so of our kernel."""
+        bar = self.page.locator("#jp-main-statusbar")
+        expect(bar).to_contain_text(re.compile(rf"offline\) \| ({status})"), timeout=15_000)
+
+    def wait_idle(self) -> None:
+        """Wait until the kernel is there and has nothing to do."""
+        self.wait_for("Idle")
+
+    def wait_restarted(self) -> None:
+        """Wait until JupyterLab has met the kernel that came after one that died.
+
+        It shows Idle from the next cell on: until then a local kernel is Starting, since
+        the server keeps what was said about kernel_info_request to itself.
+        """
+        self.wait_for("Idle|Starting|Unknown")
+
+    def start(self, code: str) -> Locator:
+        """Type into the last cell and run it; returns that cell."""
+        number = self.cells.count() - 1
+        cell = self.cells.nth(number)
+        cell.locator(".cm-content").click()
+        self.page.keyboard.insert_text(code.strip())
+        self.page.keyboard.press("Shift+Enter")
+        expect(self.cells).to_have_count(number + 2)
+        return cell
+
+    def run(self, code: str) -> str:
+        """Run ``code`` in the last cell; returns the text of its output."""
+        cell = self.start(code)
+        expect(prompt(cell)).to_have_text(re.compile(r"\[\d+\]:"))
+        return output(cell).inner_text()
+
+    def button(self, name: str) -> Locator:
+        """A button of the toolbar."""
+        return self.panel.locator(f"[data-jp-item-name={name}]")
+
+
+def prompt(cell: Locator) -> Locator:
+    """What stands left of a cell: its number, or a star while it runs."""
+    return cell.locator(".jp-InputPrompt")
+
+
+def output(cell: Locator) -> Locator:
+    """All that a cell has put out."""
+    return cell.locator(".jp-Cell-outputArea")
+
+
+def dialog(page: Page, header: str) -> Locator:
+    """JupyterLab's dialog of this title; they queue, so one is there at a time."""
+    title = page.locator(".jp-Dialog-header", has_text=header)
+    return page.locator(".jp-Dialog").filter(has=title)
+
+
+def accept(found: Locator) -> None:
+    """Press the button that goes on, and see the dialog go."""
+    found.locator(".jp-mod-accept").click()
+    expect(found).to_have_count(0)
+
+
+def cards(page: Page | Locator, name: str) -> Locator:
+    """A kernel's cards in the launcher: one for notebooks, one for consoles."""
+    return page.locator(f'.jp-LauncherCard[title="{name}"]')
+
+
+def open_notebook(page: Page, url: str, name: str) -> Notebook:
+    """Start a notebook from the launcher."""
+    page.goto(url)
+    cards(page, name).first.click()
+    notebook = Notebook(page)
+    notebook.wait_idle()
+    return notebook
+
+
+@pytest.fixture
+def display_name() -> str:
+    """The name of our kernelspec, as it is installed."""
+    return str(KernelSpecManager().get_kernel_spec(KERNEL).display_name)
+
+
+@pytest.fixture
+def notebook(page: Page, lab: Any, display_name: str) -> Notebook:
+    """A new notebook with a sandbox that is ready."""
+    return open_notebook(page, lab.page_url(), display_name)
+
+
+@pytest.fixture
+def misspelt() -> Iterator[str]:
+    """A kernelspec of a user's own with a setting that does not exist; its name."""
+    spec: dict[str, Any] = KernelSpecManager().get_kernel_spec(KERNEL).to_dict()
+    spec["display_name"] = "Misspelt"
+    spec["metadata"]["kernel_provisioner"]["config"] = {"memroy": "1g"}
+    folder = Path(os.environ["JUPYTER_DATA_DIR"], "kernels", MISSPELT)
+    folder.mkdir(parents=True)
+    (folder / "kernel.json").write_text(json.dumps(spec))
+    yield spec["display_name"]
+    shutil.rmtree(folder)
+
+
+def test_the_launcher_shows_our_cards(page: Page, lab: Any, display_name: str, shot: Shot) -> None:
+    """Notebook and Console offer the kernel, by a name with its limits, with our logo."""
+    assert re.fullmatch(r"Python \(ML sandbox, 512 MB, 0\.5 CPU, offline\)", display_name)
+    page.goto(lab.page_url())
+    for section in ("Notebook", "Console"):
+        title = page.locator(".jp-Launcher-sectionTitle", has_text=section)
+        card = cards(page.locator(".jp-Launcher-section").filter(has=title), display_name)
+        icon = card.locator("img")
+        expect(icon).to_have_attribute("src", re.compile(r"kernelspecs/executor-ml/logo-svg"))
+        page.wait_for_function("image => image.complete", arg=icon.element_handle())
+        assert icon.evaluate("image => image.naturalWidth") > 0
+    shot("1-launcher")
+
+
+def test_a_cell_runs_in_a_sandbox(
+    notebook: Notebook, engine: docker.DockerClient, display_name: str, shot: Shot
+) -> None:
+    """From a click on the card to an output that only a sandbox can have brought."""
+    expect(notebook.panel.locator(".jp-Toolbar-kernelName")).to_have_text(display_name)
+    text = notebook.run(WHO_AM_I)
+    shot("2-a-cell")
+    said = dict(line.split(maxsplit=1) for line in text.splitlines())
+    assert "network:" in said["no"]
+    assert said["host"] != socket.gethostname()
+    assert int(said["uid"]) != os.getuid()
+    assert engine.containers.get(f"executor-ml-{said['uid']}").status == "running"
+
+
+def test_the_memory_limit_is_told_in_the_cell(page: Page, notebook: Notebook, shot: Shot) -> None:
+    """The running cell says which limit it met, JupyterLab restarts, work goes on."""
+    cell = notebook.start(HOARD)
+    begun = time.monotonic()
+    expect(output(cell)).to_contain_text("MemoryLimitExceeded", timeout=5000)
+    expect(output(cell)).to_contain_text("512 MB", timeout=1000)
+    print(f"told within {time.monotonic() - begun:.1f} s")
+    restarting = dialog(page, "Kernel Restarting")
+    expect(restarting).to_be_visible()
+    shot("3-memory-limit")
+    accept(restarting)
+    notebook.wait_restarted()
+    assert notebook.run("6 * 7").endswith("42")
+    shot("3-memory-limit-after")
+
+
+def test_interrupt_and_restart_by_the_toolbar(page: Page, notebook: Notebook, shot: Shot) -> None:
+    """Stop ends a busy loop and keeps variables; restart loses them and goes on."""
+    notebook.run("kept = 1")
+    cell = notebook.start("print('busy')\nwhile True:\n    pass")
+    expect(output(cell)).to_contain_text("busy")
+    notebook.button("interrupt").click()
+    expect(output(cell)).to_contain_text("KeyboardInterrupt", timeout=5000)
+    assert "1" in notebook.run("kept")
+    shot("4-interrupted")
+    notebook.button("restart").click()
+    accept(dialog(page, "Restart Kernel?"))
+    notebook.wait_idle()
+    assert "NameError" in notebook.run("kept")
+    shot("4-restarted")
+
+
+def test_shutdown_by_the_menu_leaves_no_container(
+    page: Page, notebook: Notebook, engine: docker.DockerClient, shot: Shot
+) -> None:
+    """Kernel, Shut Down Kernel: the sandbox is gone from the engine."""
+    uid = notebook.run("import os; print(os.getuid())").strip()
+    container = engine.containers.get(f"executor-ml-{uid}")
+    page.locator(".lm-MenuBar-item", has_text="Kernel").click()
+    page.locator('.lm-Menu-item[data-command="kernelmenu:shutdown"]').click()
+    expect(notebook.panel.locator(".jp-Toolbar-kernelName")).to_have_text("No Kernel")
+    deadline = time.monotonic() + 10
+    while any(row["Id"] == container.id for row in engine.api.containers(all=True)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    shot("4-shut-down")
+
+
+def test_a_failed_start_says_what_and_how_to_mend_it(
+    page: Page, lab: Any, misspelt: str, shot: Shot
+) -> None:
+    """JupyterLab's own dialog shows our words: what first, then the remedy."""
+    page.goto(lab.page_url())
+    cards(page, misspelt).first.click()
+    failed = dialog(page, "Error Starting Kernel")
+    expect(failed).to_be_visible()
+    shot("5-failed-start")
+    what, fix = failed.locator("pre").inner_text().strip().split("\n", 1)
+    assert "'memroy'" in what
+    assert "'memory'" in what
+    assert MISSPELT in what
+    assert fix.startswith("Fix: ")
+
+
+PICTURE = [
+    ("markdown", "# A notebook that cannot reach anything"),
+    (
+        "code",
+        """import torch, transformers
+f"torch {torch.__version__}, transformers {transformers.__version__}\"""",
+    ),
+    (
+        "code",
+        """import matplotlib.pyplot as plt
+x = torch.linspace(-3, 3, 200)[:, None]
+net = torch.nn.Sequential(torch.nn.Linear(1, 32), torch.nn.Tanh(), torch.nn.Linear(32, 1))
+learn = torch.optim.Adam(net.parameters(), 0.02)
+for _ in range(400):
+    learn.zero_grad()
+    torch.nn.functional.mse_loss(net(x), x.sin()).backward()
+    learn.step()
+plt.figure(figsize=(7, 1.1))
+plt.plot(x, x.sin(), x, net(x).detach(), "--");""",
+    ),
+    ("code", "everything = torch.ones(10**9)"),
+    ("code", '"torch" in globals()  # a new sandbox'),
+]
+"""What a newcomer sees in the README: it works, and it says why it stopped."""
+
+
+def test_the_readme_picture(
+    page: Page, lab: Any, shot: Shot, request: pytest.FixtureRequest
+) -> None:
+    """The notebook of the picture runs from a file; --picture saves docs/jupyterlab.png."""
+    cells: list[dict[str, Any]] = [
+        {"cell_type": kind, "id": f"c{number}", "metadata": {}, "source": source}
+        | ({"outputs": [], "execution_count": None} if kind == "code" else {})
+        for number, (kind, source) in enumerate(PICTURE)
+    ]
+    metadata: dict[str, Any] = {
+        "kernelspec": {"name": KERNEL, "display_name": "", "language": "python"}
+    }
+    content = {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+    (lab.folder / "Sandbox.ipynb").write_text(json.dumps(content))
+    page.set_viewport_size({"width": 1200, "height": 790})
+    page.goto(lab.page_url("Sandbox.ipynb"))
+    notebook = Notebook(page)
+    notebook.wait_idle()
+    page.keyboard.press("Control+b")
+    page.locator(".lm-MenuBar-item", has_text="Run").click()
+    page.locator('.lm-Menu-item[data-command="runmenu:run-all"]').click()
+    accept(dialog(page, "Kernel Restarting"))
+    notebook.wait_restarted()
+    expect(notebook.cells.nth(2).locator("img")).to_be_visible()
+    expect(output(notebook.cells.nth(3))).to_contain_text("MemoryLimitExceeded")
+    notebook.cells.last.locator(".cm-content").click()
+    page.keyboard.press("Control+Enter")
+    expect(prompt(notebook.cells.last)).to_have_text("[1]:")
+    notebook.wait_idle()
+    notebook.cells.nth(3).locator(".jp-InputPrompt").click()
+    page.keyboard.press("Control+s")
+    bar = page.locator("#jp-main-statusbar")
+    for said in (expect(bar).to_contain_text, expect(bar).not_to_contain_text):
+        said("Saving completed")
+    shot("6-picture")
+    if request.config.getoption("--picture", default=False):
+        shutil.copyfile(ROOT / "out/screenshots/6-picture.png", ROOT / "docs/jupyterlab.png")
