@@ -65,6 +65,12 @@ _WARDEN_LOST: Final = Death(
     remedy="Restart the kernel; the server's log may say more.",
     exit_code=70,
 )
+_NOT_GONE: Final = Death(
+    name="SandboxLost",
+    reason="the engine removed the sandbox, and processes of it are still there.",
+    remedy="Restart the engine: it has lost sight of them.",
+    exit_code=70,
+)
 
 
 @dataclass(kw_only=True)
@@ -399,7 +405,9 @@ class Session:
             sandbox.troubles.append(event["text"])
         elif kind == "gone":
             sandbox.gone = True
-            if sandbox.death is None:
+            if not event["clean"]:
+                sandbox.death = _NOT_GONE
+            elif sandbox.death is None:
                 self._subscribers = event["subscribers"]
                 sandbox.death = _STOPPED
 

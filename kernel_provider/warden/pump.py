@@ -50,7 +50,7 @@ class Pump:
             except BlockingIOError:
                 return True
             except ConnectionError:  # it went without reading all that it was sent
-                return False
+                count = 0
             if not count:
                 return False
             data = self._buffer[:count]

@@ -10,17 +10,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import docker
 import pytest
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.manager import KernelManager
 from kernels import kernel, run
 from proxy import EngineProxy, proxied
 from sandboxes import (
     KEY,
-    Seen,
     containers_of,
     end,
     left_of,
@@ -31,8 +33,6 @@ from sandboxes import (
     value,
 )
 
-from jupyter_client.blocking import BlockingKernelClient
-from jupyter_client.manager import KernelManager
 from kernel_provider.engines.docker import find_socket
 from kernel_provider.errors import EngineError, LimitNotHeldError, SandboxError, WardenError
 from kernel_provider.hardening import sandbox_spec
@@ -214,7 +214,10 @@ def test_the_key_is_told_to_nobody_else(shared_kernel: Pair, engine: docker.Dock
             except OSError:
                 continue
     assert not found
-    inside = f"import os; {key.decode()[:8]!r} in str(dict(os.environ)) + open('/proc/self/cmdline').read()"
+    inside = (
+        "import os; told = str(dict(os.environ)) + open('/proc/self/cmdline').read(); "
+        f"{key.decode()[:8]!r} in told"
+    )
     assert value(client, inside) is False
     leaked = [
         f for f in Path(seen.warden_folder).rglob("*") if f.is_file() and key in f.read_bytes()
@@ -277,10 +280,8 @@ class Owner:
 
     def close(self) -> None:
         """Whatever it forked goes as well."""
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait()
         self.out.close()
 
@@ -368,8 +369,9 @@ def test_owner_killed_while_it_stops(owners: list[Owner], engine: docker.DockerC
 def test_owner_killed_whose_child_holds_the_connection(
     owners: list[Owner], engine: docker.DockerClient
 ) -> None:
-    """A forked child that inherited everything does not keep the sandbox alive; the
-    folder of the outer sockets, which it holds, can go when it has gone.
+    """A forked child that inherited everything does not keep the sandbox alive.
+
+    The folder of the outer sockets, which it holds, can go when it has gone.
     """
     owner = Owner("forks")
     owners.append(owner)
@@ -484,8 +486,10 @@ def test_warden_terminated_while_it_starts(proxy: EngineProxy, engine: docker.Do
 
 
 def test_warden_stopped(engine: docker.DockerClient, image: str) -> None:
-    """A warden that is stopped (SIGSTOP) harms nobody: the kernel runs on unheard, and all
-    goes on when it does. If its owner lets go meanwhile, it ends when it is continued.
+    """A warden that is stopped (SIGSTOP) harms nobody: all goes on when it does.
+
+    The kernel runs on unheard. If its owner lets go meanwhile, it ends when the warden is
+    continued, and not before.
     """
     assert image
     with kernel() as (km, client):
@@ -579,9 +583,7 @@ def test_stopped_means_stopped(engine: docker.DockerClient, image: str) -> None:
 
 
 def test_an_engine_that_lies_about_removal(proxy: EngineProxy) -> None:
-    """An engine says that the container is removed while its processes run: looked at,
-    not believed. They are ended, or the death is told as what it is.
-    """
+    """An engine forgets a container whose processes run on: looked at, not believed."""
     made = Session(environ=os.environ, name="test")
     made.launch(KernelPolicy(), key=KEY, env={})
     asyncio.run(made.launched(30))
@@ -598,12 +600,33 @@ def test_an_engine_that_lies_about_removal(proxy: EngineProxy) -> None:
     prune(os.environ)
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can stop a sandbox's PID 1")
+def test_a_sandbox_that_is_not_gone_is_told(proxy: EngineProxy) -> None:
+    """Where processes outlive everything, the end is not told as a stop."""
+    made = Session(environ=os.environ, name="test")
+    made.launch(KernelPolicy(), key=KEY, env={})
+    pid = asyncio.run(made.launched(30))["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    proxy.answers[REMOVE] = 404
+    made.stop()
+    assert asyncio.run(made.gone(20))
+    death = made.death
+    assert death is not None
+    assert (death.name, death.expected) == ("SandboxLost", False)
+    os.kill(pid, signal.SIGCONT)
+    del proxy.answers[REMOVE]
+    made.close()
+    prune(os.environ)
+    assert until(lambda: not cgroup.is_alive(pid))
+
+
 # --- limits at the start (D4, D6) -----------------------------------------------------
 
 
 def test_full_speed_until_the_first_message(proxy: EngineProxy) -> None:
-    """Open while the interpreter starts, closed when the first cell runs; all other
-    limits hold from the start.
+    """Open while the interpreter starts, closed when the first cell runs.
+
+    All other limits hold from the start.
     """
     engine = docker.DockerClient(base_url=f"unix://{proxy.engine}")
     gate = proxy.hold(UPDATE)
