@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import docker
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.manager import KernelManager
 from kernels import run
 
-from jupyter_client.blocking import BlockingKernelClient
-from jupyter_client.manager import KernelManager
 from kernel_provider import names
 from kernel_provider.policy import KernelPolicy
+from kernel_provider.provisioner import SandboxProvisioner
 from kernel_provider.session import Session
 from kernel_provider.warden import cgroup
 
@@ -56,8 +57,9 @@ def look(session: Session, engine: docker.DockerClient) -> Seen:
 
 def session_of(km: KernelManager) -> Session:
     """The session behind a manager's kernel."""
-    session: Session = km.provisioner.session
-    return session
+    assert isinstance(km.provisioner, SandboxProvisioner)
+    assert km.provisioner.session is not None
+    return km.provisioner.session
 
 
 @contextmanager
@@ -126,7 +128,7 @@ def sockets(pid: int) -> set[str]:
     """Inodes of the sockets that a process holds."""
     found = set()
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        link = os.readlink(descriptor)
+        link = str(descriptor.readlink())
         if link.startswith("socket:"):
             found.add(link)
     return found

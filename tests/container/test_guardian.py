@@ -3,14 +3,15 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import docker
 import pytest
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.manager import KernelManager
 from kernels import kernel, run
 from sandboxes import look, memory, session, session_of, until, value
 
-from jupyter_client.blocking import BlockingKernelClient
-from jupyter_client.manager import KernelManager
 from kernel_provider.warden import cgroup
 
 pytestmark = pytest.mark.container
@@ -30,8 +31,9 @@ command = open("/proc/1/cmdline").read().split("\\0")
 
 
 def test_pid_one_is_closed_to_its_own_uid(shared_kernel: Pair) -> None:
-    """Memory, descriptors, environment and the like of /proc/1 are refused, although
-    the code has the same uid; of the kernel itself all of them can be read.
+    """Its memory, descriptors and environment are refused to code of the same uid.
+
+    Of the kernel itself they can be read.
     """
     code = """
 import os
@@ -69,7 +71,8 @@ def test_pid_one_cannot_be_written_to(shared_kernel: Pair) -> None:
     """Neither its memory nor how likely it is to be killed for memory."""
     code = """
 told = []
-for name, text in (("mem", b"x"), ("oom_score_adj", b"1000"), ("comm", b"x"), ("coredump_filter", b"0")):
+attempts = {"mem": b"x", "oom_score_adj": b"1000", "comm": b"x", "coredump_filter": b"0"}
+for name, text in attempts.items():
     try:
         with open("/proc/1/" + name, "r+b", buffering=0) as file:
             file.write(text)
@@ -87,8 +90,7 @@ def test_signals_from_inside_do_not_end_pid_one(
 ) -> None:
     """Whatever code in the notebook sends it, the guardian is there and does its work.
 
-    What it passes on reaches the kernel's own group, which could signal itself as well:
-    so a process of another group stands by that the kernel survives.
+    What it passes on reaches the kernel's own group, which could signal itself as well.
     """
     seen = look(session_of(shared_kernel[0]), engine)
     code = f"""
@@ -110,8 +112,7 @@ told
 
 def state_of(pid: int) -> str:
     """One letter: running, sleeping, stopped..."""
-    with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
-        return file.read().rpartition(")")[2].split()[0]
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def test_orphans_are_reaped(shared_kernel: Pair) -> None:
@@ -144,8 +145,10 @@ zombies()
 
 BACKGROUND = """
 import os, signal, subprocess, sys
-ignoring = "import signal, time; [signal.signal(n, signal.SIG_IGN) for n in (1, 2, 15)]; print(1, flush=True); time.sleep(600)"
-process = subprocess.Popen([sys.executable, "-c", ignoring], start_new_session=True, stdout=subprocess.PIPE)
+ignoring = "import signal, time; [signal.signal(n, signal.SIG_IGN) for n in (1, 2, 15)]; "
+ignoring += "print(1, flush=True); time.sleep(600)"
+process = subprocess.Popen(
+    [sys.executable, "-c", ignoring], start_new_session=True, stdout=subprocess.PIPE)
 process.stdout.read(1)
 process.pid
 """
@@ -174,8 +177,8 @@ def test_the_engines_signals_reach_the_kernels_group(shared_kernel: Pair) -> Non
     km, client = shared_kernel
     code = """
 import subprocess, sys
-child = subprocess.Popen([sys.executable, "-c", "import time\\ntry:\\n  time.sleep(60)\\nexcept KeyboardInterrupt:\\n  print('told')"],
-                         stdout=subprocess.PIPE, text=True)
+waits = "import time\\ntry:\\n  time.sleep(60)\\nexcept KeyboardInterrupt:\\n  print('told')"
+child = subprocess.Popen([sys.executable, "-c", waits], stdout=subprocess.PIPE, text=True)
 import time; time.sleep(0.5); print("go", flush=True)
 try:
     time.sleep(60)

@@ -8,14 +8,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import docker
 import pytest
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.manager import KernelManager
 from kernels import kernel, run, run_to_death
 from sandboxes import left_of, look, memory, session_of, until, value
 
-from jupyter_client.blocking import BlockingKernelClient
-from jupyter_client.manager import KernelManager
 from kernel_provider.session import Session
 from kernel_provider.warden.zmtp import frame, greeting, ready
 
@@ -55,8 +56,9 @@ def heard(client: BlockingKernelClient, text: str) -> bool:
 
 @pytest.mark.soak
 def test_the_first_output_after_a_restart(shared_kernel: Pair) -> None:
-    """A client that asks at once, without waiting for the new kernel, gets all of it:
-    without the hold it was lost in 38 of 45 tries.
+    """A client that asks at once, without waiting for the new kernel, gets all of it.
+
+    Without the hold it was lost in 38 of 45 tries.
     """
     assert restarts(shared_kernel, CYCLES) == CYCLES
 
@@ -64,8 +66,9 @@ def test_the_first_output_after_a_restart(shared_kernel: Pair) -> None:
 def test_a_restart_keeps_endpoints_and_clients(
     shared_kernel: Pair, engine: docker.DockerClient
 ) -> None:
-    """The same sockets, another sandbox behind them; clients' connections are closed and
-    come back by themselves, and nothing of the old kernel is heard through them.
+    """The same sockets, another sandbox behind them, and clients that come back.
+
+    Their connections are closed, so nothing of the old kernel is heard through them.
     """
     km, client = shared_kernel
     other = BlockingKernelClient(connection_file=km.connection_file)  # a session of its own
@@ -73,7 +76,7 @@ def test_a_restart_keeps_endpoints_and_clients(
     other.start_channels()
     other.wait_for_ready(timeout=30)
     before = look(session_of(km), engine)
-    names = {p: os.stat(f"{km.ip}-{p}").st_ino for p in range(1, 6)}
+    names = {p: Path(f"{km.ip}-{p}").stat().st_ino for p in range(1, 6)}
     outer = socket.socket(socket.AF_UNIX)
     with outer:
         outer.connect(f"{km.ip}-1")
@@ -88,7 +91,7 @@ def test_a_restart_keeps_endpoints_and_clients(
     after = look(session_of(km), engine)
     assert (before.container, before.warden) != (after.container, after.warden)
     assert not left_of(before, engine)
-    assert {p: os.stat(f"{km.ip}-{p}").st_ino for p in range(1, 6)} == names
+    assert {p: Path(f"{km.ip}-{p}").stat().st_ino for p in range(1, 6)} == names
     for here in (client, other):
         outcome = run(here, "print('new')")
         assert outcome.stdout == "new\n"
@@ -138,7 +141,10 @@ def flood(data, once=False):
 """
 
 GARBAGE = "flood(b'\\xff' * 1000, once=True); time.sleep(30)"
-LARGE = "flood(b'\\x02' + (1 << 40).to_bytes(8, 'big'), once=True); flood(bytes(1 << 20)); time.sleep(30)"
+LARGE = (
+    "flood(b'\\x02' + (1 << 40).to_bytes(8, 'big'), once=True); flood(bytes(1 << 20)); "
+    "time.sleep(30)"
+)
 PARTS = "flood(b'\\x01\\xc8' + bytes(200)); time.sleep(30)"
 EMPTY = "flood(b'\\x01\\x00' * 1000); time.sleep(30)"
 COMMANDS = "flood(b'\\x06' + (1 << 40).to_bytes(8, 'big'), once=True); time.sleep(30)"
@@ -158,8 +164,9 @@ COMMANDS = "flood(b'\\x06' + (1 << 40).to_bytes(8, 'big'), once=True); time.slee
 def test_code_that_writes_to_clients_itself(
     engine: docker.DockerClient, image: str, channel: int, attack: str
 ) -> None:
-    """It finds the accepted connections and breaks the protocol: the kernel is stopped,
-    the cell says why, and the client's memory stays flat.
+    """It breaks the protocol on the connections: stopped, told, clients unharmed.
+
+    The cell says why, and the client's memory stays flat.
     """
     assert image
     with kernel() as (km, client):
@@ -194,8 +201,9 @@ time.sleep(30)
 
 
 def test_code_that_accepts_clients_itself(engine: docker.DockerClient, image: str) -> None:
-    """It takes connections away from libzmq and greets them in an older protocol, in
-    which the rest of the greeting would be a frame of 2**40 bytes: stopped as well.
+    """It takes connections from libzmq and greets in an older protocol: stopped as well.
+
+    There the rest of the greeting would be a frame of 2**40 bytes.
     """
     assert image
     with kernel() as (km, client):
@@ -246,8 +254,9 @@ def round_trip(client: BlockingKernelClient) -> float:
 
 
 def test_a_client_that_never_reads(shared_kernel: Pair, engine: docker.DockerClient) -> None:
-    """100 MB later others have lost nothing, ask as quickly as before, and the warden
-    holds none of it.
+    """100 MB later others have lost nothing and ask as quickly as before.
+
+    The warden holds none of it.
     """
     km, client = shared_kernel
     seen = look(session_of(km), engine)
@@ -284,8 +293,9 @@ def test_an_interrupt_beside_a_stuck_client(shared_kernel: Pair) -> None:
 
 
 def test_last_words_after_a_death_in_the_middle_of_a_message(image: str) -> None:
-    """The stream was cut off inside a message of 8 MB: the client comes back by itself,
-    finds a publisher that stands in, and the cell says why it ended.
+    """The stream was cut off inside a message of 8 MB, and the cell says why it ended.
+
+    The client comes back by itself and finds a publisher that stands in.
     """
     assert image
     code = (

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import docker
 import pytest
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.manager import KernelManager
 from kernels import kernel
 from proxy import EngineProxy, answer, proxied
 from sandboxes import KEY, Seen, containers_of, look, session_of, sockets, until, value
 
-from jupyter_client.blocking import BlockingKernelClient
-from jupyter_client.manager import KernelManager
 from kernel_provider import names
 from kernel_provider.engines import NameTakenError, SandboxSpec
 from kernel_provider.engines.docker import DockerEngine, find_socket
@@ -105,8 +105,8 @@ import os, socket
 place = "/run/executor/rendezvous"
 told = []
 s = socket.socket(socket.AF_UNIX)
-for attempt in (lambda: os.listdir(place), lambda: s.connect(place + "/s"), lambda: s.bind(place + "/t"),
-                lambda: open(place + "/t", "w"), lambda: os.mkfifo(place + "/t"),
+for attempt in (lambda: os.listdir(place), lambda: s.connect(place + "/s"),
+                lambda: s.bind(place + "/t"), lambda: open(place + "/t", "w"), lambda: os.mkfifo(place + "/t"),
                 lambda: os.chmod(place, 0o777)):
     try:
         attempt()
@@ -260,7 +260,7 @@ class TakenEngine:
 
     def create(self, spec: SandboxSpec, *, image_id: str, uid: int) -> str:
         """Refuse a taken uid."""
-        assert spec
+        assert spec.image
         self.asked.append(uid)
         if uid in self.taken:
             raise NameTakenError

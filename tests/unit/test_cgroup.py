@@ -150,6 +150,6 @@ def test_identity_has_four_parts() -> None:
     """Boot, pid namespace, pid, start time: the same for the same process only."""
     boot, space, pid, start = cgroup.identity(os.getpid()).split(":")
     assert boot == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    assert os.readlink("/proc/self/ns/pid") == f"pid:[{space}]"
+    assert str(Path("/proc/self/ns/pid").readlink()) == f"pid:[{space}]"
     assert (pid, start) == (str(os.getpid()), cgroup.start_time(os.getpid()))
     assert cgroup.identity(1) != cgroup.identity(os.getpid())

@@ -1,8 +1,8 @@
 import json
 
 import pytest
-
 from jupyter_client.session import Session
+
 from kernel_provider.warden.cgroup import Usage
 from kernel_provider.warden.death import Facts, decide
 from kernel_provider.warden.lastwords import compose

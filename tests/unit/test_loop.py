@@ -39,8 +39,13 @@ def test_watching_again_replaces(pair: Pair) -> None:
     near, far = pair
     loop = Loop()
     seen: list[str] = []
+
+    def note(what: str) -> None:
+        seen.append(what)
+        loop.stop()
+
     loop.watch(near.fileno(), READ, lambda _: seen.append("old"))
-    loop.watch(near.fileno(), WRITE, lambda _: (seen.append("new"), loop.stop())[0])
+    loop.watch(near.fileno(), WRITE, lambda _: note("new"))
     far.send(b"!")
     loop.run()
     assert seen == ["new"]
@@ -51,7 +56,12 @@ def test_a_hang_up_is_told(pair: Pair) -> None:
     near, far = pair
     loop = Loop()
     seen: list[int] = []
-    loop.watch(near.fileno(), WRITE, lambda events: (seen.append(events), loop.stop())[0])
+
+    def note(events: int) -> None:
+        seen.append(events)
+        loop.stop()
+
+    loop.watch(near.fileno(), WRITE, note)
     far.close()
     loop.run()
     assert seen[0] & ENDED
@@ -101,7 +111,12 @@ def test_timers_are_called_in_their_order() -> None:
     """Each once, at its time; the cancelled never."""
     loop = Loop()
     seen: list[str] = []
-    loop.after(0.03, lambda: (seen.append("second"), loop.stop())[0])
+
+    def note(what: str) -> None:
+        seen.append(what)
+        loop.stop()
+
+    loop.after(0.03, lambda: note("second"))
     loop.after(0.01, lambda: seen.append("first"))
     cancelled = loop.after(0.02, lambda: seen.append("never"))
     cancelled.cancel()

@@ -58,20 +58,23 @@ class Bench:
         self.relay = Relay(self.loop, self.connect, self.on_violation, FrameLimits(frame=1 << 25))
         self.thread = threading.Thread(target=self.loop.run)
 
-    def connect(self, _channel: int) -> socket.socket:
+    def connect(self, channel: int) -> socket.socket:
+        """Give a connection to a kernel that the test plays, or refuse as was asked."""
         if self.refusals:
             raise self.refusals.pop()
         near, far = socket.socketpair()
-        near.setblocking(False)
+        near.setblocking(False)  # noqa: FBT003
         far.settimeout(5)
         self.opened.append(far)
-        self.kernels.put((_channel, far))
+        self.kernels.put((channel, far))
         return near
 
     def on_violation(self, channel: str, what: str) -> None:
+        """Note it."""
         self.violations.append((channel, what))
 
     def start(self, *, subscribers: int = 0) -> None:
+        """Bind the outer listeners and serve."""
         outer = []
         for number in range(len(CHANNELS)):
             listener = socket.socket(socket.AF_UNIX)
@@ -118,6 +121,7 @@ class Bench:
         return time.clock_gettime(clock) - before
 
     def close(self) -> None:
+        """End the loop and every socket."""
         if self.thread.is_alive():
             self.call(self.relay.close)
             self.call(self.loop.stop)
@@ -128,6 +132,7 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
+    """A relay that is closed with the test."""
     made = Bench(tmp_path)
     yield made
     made.close()
@@ -179,11 +184,13 @@ def fill(sink: socket.socket, data: bytes) -> int:
 
 
 def say_and_go(sink: socket.socket, data: bytes) -> None:
+    """Write everything and hang up."""
     sink.sendall(data)
     sink.close()
 
 
 def until(condition: Callable[[], object], seconds: float = 5) -> bool:
+    """Whether something becomes true in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -261,10 +268,12 @@ def test_a_kernel_that_does_not_read_stops_that_client_only(bench: Bench) -> Non
 
 @pytest.mark.parametrize("unread", [False, True], ids=["idle client", "client that asks on"])
 def test_all_that_a_dying_kernel_said_arrives(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, unread: bool
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, *, unread: bool
 ) -> None:
-    """A kernel that writes much and goes is heard to the end, even while its client
-    sends what nobody reads any more; then the client is let go of, but not at once.
+    """A kernel that writes much and goes is heard to the end.
+
+    Even while its client sends what nobody reads any more; then the client is let go of,
+    but not at once.
     """
     monkeypatch.setattr(relay_module, "ORPHANED", 0.3)
     bench.start()
@@ -331,8 +340,9 @@ def test_the_busy_loop_would_be_noticed(bench: Bench) -> None:
 
 
 def test_requests_wait_for_subscribers(bench: Bench) -> None:
-    """After a restart shell and control wait until as many subscribers are back as
-    there were; iopub, stdin and heartbeat don't.
+    """Shell and control wait until as many subscribers are back as there were.
+
+    Iopub, stdin and heartbeat don't.
     """
     bench.start(subscribers=2)
     held = [bench.pair(channel, greet=False) for channel in (SHELL, CONTROL)]
@@ -483,11 +493,11 @@ def test_descriptors_from_a_kernel_are_dropped(bench: Bench) -> None:
     """What a kernel attaches to its bytes never becomes a descriptor of ours."""
     bench.start()
     client, kernel = bench.pair(SHELL)
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(20):
         socket.send_fds(kernel, [REPLY], [0, 0, 0])
     assert receive(client, 20 * len(REPLY)) == 20 * REPLY
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 # --- last words -----------------------------------------------------------------------
@@ -496,6 +506,7 @@ WORDS = message([b"error", b"the last words"])
 
 
 def subscriber(bench: Bench) -> tuple[zmq.Context[zmq.Socket[bytes]], zmq.Socket[bytes]]:
+    """A libzmq subscriber to everything, as clients have it."""
     context = zmq.Context()
     sub = context.socket(zmq.SUB)
     sub.linger = 0
@@ -508,10 +519,12 @@ def publish(bench: Bench) -> socket.socket:
     """Play the kernel's publisher for a libzmq subscriber until it has subscribed."""
     _, kernel = bench.kernels.get(timeout=5)
     subscribed: list[bytes] = []
-    follower = Follower(
-        FrameLimits(),
-        lambda index, body: subscribed.append(body) if "SUBS" in str(body) else None,
-    )
+
+    def look(_index: int, body: bytes) -> None:
+        if b"SUBSCRIBE" in body:
+            subscribed.append(body)
+
+    follower = Follower(FrameLimits(), look)
     kernel.sendall(greeting())
     while not follower.greeted:
         follower.feed(memoryview(kernel.recv(1000)))

@@ -73,9 +73,7 @@ def zombie() -> Iterator[int]:
 
 
 def test_sweep_removes_the_dead_and_nobody_else(zombie: int) -> None:
-    """A warden that was killed and not yet waited for is dead as well; labels that
-    make no sense are passed over.
-    """
+    """A warden that was killed and not yet waited for is dead as well."""
     me = cgroup.identity(os.getpid())
     front = me.rsplit(":", 2)[0]
     engine = FakeEngine(

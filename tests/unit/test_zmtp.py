@@ -30,10 +30,10 @@ SMALL = FrameLimits(frame=1000, parts=4, message=2000, command=100)
 Event = tuple[int, bytes]
 
 
-def following(*, handshake: bool = True, limits: FrameLimits = SMALL) -> Follower:
-    follower = Follower(limits)
-    if handshake:
-        follower.feed(memoryview(HANDSHAKE))
+def following() -> Follower:
+    """A follower of small limits after the handshake."""
+    follower = Follower(SMALL)
+    follower.feed(memoryview(HANDSHAKE))
     return follower
 
 
@@ -44,6 +44,7 @@ def cut(stream: bytes, places: list[int]) -> list[memoryview]:
 
 
 def events(chunks: list[memoryview]) -> tuple[list[Event], int, bool]:
+    """Frames, the number of messages, and whether the stream stands between two."""
     seen: list[Event] = []
     follower = Follower(FrameLimits(), lambda index, body: seen.append((index, body)))
     for chunk in chunks:
@@ -58,7 +59,7 @@ places = st.lists(st.integers(min_value=0, max_value=4000), max_size=30)
 
 @given(messages=messages, places=places, unfinished=st.booleans())
 def test_chunks_do_not_matter(
-    messages: list[list[bytes]], places: list[int], unfinished: bool
+    messages: list[list[bytes]], places: list[int], *, unfinished: bool
 ) -> None:
     """However a stream is cut into chunks, the same frames and messages are seen."""
     stream = HANDSHAKE + b"".join(message(parts) for parts in messages)
@@ -152,8 +153,10 @@ def test_limits_reached_are_no_offence() -> None:
     ],
 )
 def test_greeting(change: tuple[int, bytes]) -> None:
-    """Only ZMTP 3 without encryption: libzmq would follow a peer to an older framing,
-    where a frame of 2**40 bytes fits into what is a greeting here.
+    """Only ZMTP 3 without encryption is followed.
+
+    libzmq would go back with a peer to an older framing, where a frame of 2**40 bytes
+    fits into what is a greeting here.
     """
     place, new = change
     bad = greeting()[:place] + new + greeting()[place + len(new) :]
@@ -161,9 +164,14 @@ def test_greeting(change: tuple[int, bytes]) -> None:
     for step in (1, GREETING_SIZE):
         follower = Follower(FrameLimits())
         with pytest.raises(Violation, match="greeting"):
-            for at in range(0, GREETING_SIZE, step):
-                follower.feed(memoryview(bad[at : at + step]))
+            feed_in_steps(follower, bad, step)
         assert not follower.between
+
+
+def feed_in_steps(follower: Follower, data: bytes, step: int) -> None:
+    """So many bytes at once."""
+    for at in range(0, len(data), step):
+        follower.feed(memoryview(data[at : at + step]))
 
 
 def test_large_frames_are_followed_without_being_kept() -> None:
