@@ -43,6 +43,7 @@ def look(session: Session, engine: docker.DockerClient) -> Seen:
     ready = session._need().ready  # noqa: SLF001
     assert ready is not None
     labels = engine.api.inspect_container(ready["container"])["Config"]["Labels"]
+    engine.close()  # its pool; the next call opens it anew
     folders = session.describe()
     return Seen(
         container=ready["container"],
@@ -101,7 +102,7 @@ def until(condition: Callable[[], object], seconds: float = 5.0) -> bool:
 def containers_of(warden: int, engine: docker.DockerClient) -> list[str]:
     """Containers, in whatever state, whose label names a warden's pid."""
     rows = engine.api.containers(all=True, filters={"label": f"{names.LABEL}={names.KIND_KERNEL}"})
-    engine.close()  # its pool; the next call opens it anew
+    engine.close()
     return [r["Id"] for r in rows if r["Labels"][names.LABEL_WARDEN].split(":")[2] == str(warden)]
 
 

@@ -72,6 +72,10 @@ class Loop:
         signal.signal(number, lambda _number, _frame: None)
         self.watch(reader, READ, wake)
 
+    def close(self) -> None:
+        """Give the descriptor back, for whoever outlives the loop."""
+        self._epoll.close()
+
     def stop(self) -> None:
         """Leave ``run`` after the callbacks of this round."""
         self._running = False

@@ -106,8 +106,8 @@ place = "/run/executor/rendezvous"
 told = []
 s = socket.socket(socket.AF_UNIX)
 for attempt in (lambda: os.listdir(place), lambda: s.connect(place + "/s"),
-                lambda: s.bind(place + "/t"), lambda: open(place + "/t", "w"), lambda: os.mkfifo(place + "/t"),
-                lambda: os.chmod(place, 0o777)):
+                lambda: s.bind(place + "/t"), lambda: open(place + "/t", "w"),
+                lambda: os.mkfifo(place + "/t"), lambda: os.chmod(place, 0o777)):
     try:
         attempt()
         told.append(0)
@@ -231,6 +231,7 @@ def test_a_stranger_in_another_container_is_refused(
         assert b"(b'', [])" in stranger.logs()
     finally:
         stranger.remove(force=True)
+        engine.close()
 
 
 def test_the_guardian_is_let_in(proxy: EngineProxy) -> None:
@@ -279,6 +280,7 @@ def create(tmp_path: Path, engine: TakenEngine) -> Sandbox:
         sandbox._create("image")  # noqa: SLF001
     finally:
         sandbox.listener.close()
+        os.close(sandbox.sockets._folder)  # noqa: SLF001
         for listener in sandbox.sockets._listeners:  # noqa: SLF001
             listener.close()
     return sandbox
@@ -315,6 +317,7 @@ def test_the_engine_refuses_a_second_of_the_same_uid(
         ours.remove(first)
     with pytest.raises(docker.errors.NotFound):
         engine.containers.get(first)
+    engine.close()
 
 
 @pytest.mark.parametrize(

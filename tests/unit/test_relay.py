@@ -126,6 +126,7 @@ class Bench:
             self.call(self.relay.close)
             self.call(self.loop.stop)
             self.thread.join(5)
+        self.loop.close()
         for opened in self.opened:
             opened.close()
 
