@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import zmq
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernel_provider.warden.zmtp import (
@@ -57,6 +57,7 @@ messages = st.lists(st.lists(bodies, min_size=1, max_size=5), max_size=5)
 places = st.lists(st.integers(min_value=0, max_value=4000), max_size=30)
 
 
+@settings(deadline=None)  # the machine is shared
 @given(messages=messages, places=places, unfinished=st.booleans())
 def test_chunks_do_not_matter(
     messages: list[list[bytes]], places: list[int], *, unfinished: bool
@@ -74,6 +75,7 @@ def test_chunks_do_not_matter(
     assert events(by_byte) == (expected, len(messages), not unfinished)
 
 
+@settings(deadline=None)  # the machine is shared
 @given(data=st.binary(max_size=500), places=places)
 def test_garbage_is_judged_alike(data: bytes, places: list[int]) -> None:
     """What breaks the rules breaks them however it is cut, and nothing else is raised."""
