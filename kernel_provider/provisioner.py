@@ -119,6 +119,8 @@ class SandboxProvisioner(KernelProvisionerBase):
         """Exit code of a kernel that ended, None of one that runs. No engine is asked."""
         if self.session is None or not self.session.launched_once:
             return 0
+        for trouble in self.session.troubles():
+            self.log.warning("Kernel %s: %s", self.kernel_id, trouble)
         death = self.session.death
         if death is None:
             return None

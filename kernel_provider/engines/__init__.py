@@ -23,7 +23,8 @@ class Mount:
 class SandboxSpec:
     """Everything that is asked of an engine for one sandbox, but for its uid.
 
-    Sizes are bytes, ``cpus`` is a number of processors, ``env`` is complete (nothing
+    Sizes are bytes, ``cpus`` is a number of processors (left open until ``limit_cpu``
+    closes them, unless ``cpus_open`` is false), ``env`` is complete (nothing
     is inherited but what the image sets). ``labels`` do not hold secrets.
     """
 
@@ -32,6 +33,7 @@ class SandboxSpec:
     env: Mapping[str, str]
     memory: int
     cpus: float
+    cpus_open: bool = True
     pids: int
     nofile: int
     tmp_size: int

@@ -87,7 +87,7 @@ def create_body(spec: SandboxSpec, *, image_id: str, uid: int) -> dict[str, Any]
             "Memory": spec.memory,
             "MemorySwap": spec.memory,
             "CpuPeriod": CPU_PERIOD,
-            "CpuQuota": -1,
+            "CpuQuota": -1 if spec.cpus_open else int(spec.cpus * CPU_PERIOD),
             "PidsLimit": spec.pids,
             "Ulimits": [
                 {"Name": "nofile", "Soft": spec.nofile, "Hard": spec.nofile},

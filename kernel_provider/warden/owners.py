@@ -9,6 +9,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from kernel_provider.warden.loop import READ, Loop
@@ -115,6 +116,13 @@ class Owners:
             connection.close()
             return
         self._all.append(Owner(self, connection))
+
+    def murmur(self, event: Mapping[str, Any]) -> None:
+        """Tell all of them from another thread: whoever does not hear it stays."""
+        line = json.dumps(event).encode() + b"\n"
+        for owner in tuple(self._all):
+            with suppress(OSError):
+                owner.connection.send(line)
 
     def drop(self, owner: Owner) -> None:
         """Forget an owner that closed."""

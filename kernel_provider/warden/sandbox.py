@@ -4,19 +4,23 @@ Everything that blocks on the engine is here. Each step is undone by ``remove``,
 whichever of them was the last to succeed.
 """
 
+from __future__ import annotations
+
 import json
 import os
-import socket
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from kernel_provider import names
 from kernel_provider.engines import ContainerState, Engine, NameTakenError, SandboxSpec
 from kernel_provider.engines.docker import CPU_PERIOD
 from kernel_provider.errors import ImageProtocolError, LimitNotHeldError, StartError
 from kernel_provider.warden import cgroup, rendezvous
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
 
 UID_TRIES: Final = 64
 GONE_WITHIN: Final = 10.0
@@ -54,7 +58,8 @@ class Sandbox:
         self.engine.start(self.container)
         state = self.engine.inspect(self.container)
         if state is None or not state.running:
-            raise self.failure("it ended at once", state)
+            failure = self.failure("it ended at once", state)
+            raise failure
         self.pid = state.pid
         try:
             self.group = cgroup.Cgroup(state.pid)
@@ -116,7 +121,8 @@ class Sandbox:
 
     def close_limits(self) -> None:
         """Limit processor time and read every limit back from the kernel (D4, D6)."""
-        self.engine.limit_cpu(self.container, self.spec.cpus)
+        if self.spec.cpus_open:
+            self.engine.limit_cpu(self.container, self.spec.cpus)
         assert self.group is not None
         asked = {
             "memory": self.spec.memory,

@@ -178,7 +178,8 @@ def launch_held_at_start(proxy: EngineProxy) -> tuple[Session, Path, threading.E
 def assert_refused(session: Session, engine: docker.DockerClient) -> None:
     """The launch says that a stranger came, and nothing is left of it."""
     folder = Path(session.describe()["warden"])
-    (pid,) = session._spawned  # noqa: SLF001
+    pid = session.warden
+    assert pid is not None
     with pytest.raises(StartError, match="stranger"):
         asyncio.run(session.launched(30))
     assert not containers_of(pid, engine)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from kernel_provider.errors import RuntimeFolderError
-from kernel_provider.session import RUNTIME_VARIABLE, SOCKET_PATH_LIMIT, Session, runtime_root
+from kernel_provider.folders import RUNTIME_VARIABLE, SOCKET_PATH_LIMIT, runtime_root
+from kernel_provider.session import Session
 
 
 @pytest.fixture

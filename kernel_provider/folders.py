@@ -1,0 +1,47 @@
+"""The private folder of a user's sockets, and the names of folders in it."""
+
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from kernel_provider.errors import RuntimeFolderError
+from kernel_provider.warden import cgroup
+
+RUNTIME_VARIABLE: Final = "EXECUTOR_ML_RUNTIME_DIR"
+SOCKET_PATH_LIMIT: Final = 107
+
+
+def runtime_root(environ: Mapping[str, str]) -> str:
+    """Make and check the private folder that all sockets of this user live in.
+
+    Raises RuntimeFolderError where it belongs to somebody else, is open to others or
+    its path is too long for a socket.
+    """
+    if environ.get(RUNTIME_VARIABLE):
+        root = environ[RUNTIME_VARIABLE]
+    elif environ.get("XDG_RUNTIME_DIR"):
+        root = f"{environ['XDG_RUNTIME_DIR']}/executor-ml"
+    else:
+        root = f"/tmp/executor-ml-{os.getuid()}"  # noqa: S108  checked below
+    longest = f"{root}/{folder_name('s')}/.c-5"
+    if len(longest) > SOCKET_PATH_LIMIT:
+        excess = len(longest) - SOCKET_PATH_LIMIT
+        raise RuntimeFolderError(path=root, reason=f"its path is {excess} characters too long")
+    try:
+        Path(root).mkdir(mode=0o700, parents=True, exist_ok=True)
+        facts = Path(root).lstat()
+    except OSError as error:
+        raise RuntimeFolderError(path=root, reason=error.strerror or "unusable") from error
+    if facts.st_uid != os.getuid():
+        raise RuntimeFolderError(path=root, reason="it belongs to another user")
+    if facts.st_mode & 0o077 or not Path(root).is_dir() or Path(root).is_symlink():
+        raise RuntimeFolderError(path=root, reason="it is open to others, or not a folder")
+    return root
+
+
+def folder_name(kind: str) -> str:
+    """Name a new folder by its kind and its maker: sweeping goes by both."""
+    pid = os.getpid()
+    return f"{kind}-{pid}-{cgroup.start_time(pid)}-{secrets.token_hex(3)}"

@@ -1,0 +1,116 @@
+"""The talk with a sandbox's guardian: three words from it, one claim to it.
+
+The guardian is PID 1 in there. What it says after the claim is how the kernel ended,
+and nothing else is listened to; its end without a word counts as well, and is seen by
+its connection and by its process (pidfd).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kernel_provider.errors import SandboxError
+from kernel_provider.warden.loop import READ, Loop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from kernel_provider.warden.sandbox import Sandbox
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listener:
+    """Who is told; ``ended`` gets an exit code, minus a signal, or None for no word."""
+
+    parked: Callable[[], None]
+    ready: Callable[[], None]
+    ended: Callable[[int | None], None]
+    failed: Callable[[SandboxError], None]
+
+
+class Talk:
+    """One sandbox's guardian, from its arrival to its end."""
+
+    def __init__(self, loop: Loop, sandbox: Sandbox, listener: Listener) -> None:
+        """Begin to listen; the sandbox is running and its guardian yet to come."""
+        self._loop = loop
+        self._sandbox = sandbox
+        self._listener = listener
+        self._lines = b""
+        self._over = False
+        self._pidfd = -1
+        loop.watch(sandbox.listener.fileno(), READ, self._arrive)
+        try:
+            self._pidfd = os.pidfd_open(sandbox.pid)
+        except OSError:
+            loop.after(0, self._pid_one_ended)
+        else:
+            loop.watch(self._pidfd, READ, lambda _: self._pid_one_ended())
+
+    def claim(self, claim: Mapping[str, object]) -> None:
+        """Tell the kernel whose it is."""
+        guardian = self._sandbox.guardian
+        assert guardian is not None
+        wanted = {name: claim[name] for name in ("key", "env", "cwd")}
+        guardian.setblocking(True)  # noqa: FBT003
+        guardian.sendall(json.dumps(wanted).encode() + b"\n")
+        guardian.setblocking(False)  # noqa: FBT003
+
+    def close(self) -> None:
+        """Hear no more; must come before the sandbox is removed. Twice is fine."""
+        self._over = True
+        for side in (self._sandbox.guardian, self._sandbox.listener):
+            if side is not None and side.fileno() >= 0:
+                self._loop.forget(side.fileno())
+        if self._pidfd >= 0:
+            self._loop.forget(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def _arrive(self, _events: int) -> None:
+        """Meet it; the listener goes with the first connection."""
+        self._loop.forget(self._sandbox.listener.fileno())
+        try:
+            self._sandbox.meet()
+        except SandboxError as error:
+            self._listener.failed(error)
+            return
+        assert self._sandbox.guardian is not None
+        self._loop.watch(self._sandbox.guardian.fileno(), READ, lambda _: self._hear())
+
+    def _hear(self) -> None:
+        guardian = self._sandbox.guardian
+        if guardian is None or self._over:
+            return
+        try:
+            data = guardian.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        *lines, self._lines = (self._lines + data).split(b"\n")
+        for line in lines:
+            self._understand(line)
+        if not data:
+            self._end(None)
+
+    def _understand(self, line: bytes) -> None:
+        if line == b"parked":
+            self._listener.parked()
+        elif line == b"ready":
+            self._listener.ready()
+        elif line.startswith(b"exit "):
+            self._end(int(line[5:]))
+
+    def _pid_one_ended(self) -> None:
+        """Its word may still be in the connection: look there first."""
+        self._hear()
+        self._end(None)
+
+    def _end(self, status: int | None) -> None:
+        if not self._over:
+            self.close()
+            self._listener.ended(status)
