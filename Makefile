@@ -35,7 +35,7 @@ image:
 
 test:
 	@$(BOOTSTRAP) test
-	@$(IN_VENV) pytest $(ARGS)
+	@$(IN_VENV) pytest -m "not soak" $(ARGS)
 
 picture:
 	@$(BOOTSTRAP) test

@@ -125,6 +125,9 @@ def _parse_env(value: object) -> dict[str, str]:
         if not name or "=" in name:
             msg = f"{name!r} is no name of a variable"
             raise ValueError(msg)
+        if name.startswith("LD_") or name == "GLIBC_TUNABLES":
+            msg = f"{name} would change the process that watches over the kernel"
+            raise ValueError(msg)
     return env
 
 

@@ -147,7 +147,10 @@ class Guardian:
     def from_kernel(self) -> bool:
         """Pass ``parked`` and ``ready`` on; from then on the kernel has no way here."""
         assert self.kernel is not None
-        data = self.kernel.recv(64)
+        try:
+            data = self.kernel.recv(64)
+        except ConnectionResetError:  # it ended with the sockets still unread
+            data = b""
         if data in {b"parked\n", b"ready\n"}:
             self.warden.sendall(data)
         if data == b"parked\n":
@@ -187,7 +190,10 @@ def main() -> None:
         pass
     warden = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     warden.connect(RENDEZVOUS + "/s")
-    pass_listeners(ours, fetch_listeners(warden))
+    try:
+        pass_listeners(ours, fetch_listeners(warden))
+    except BrokenPipeError:  # the kernel has ended already: its end is what is to be told
+        pass
     os._exit(Guardian(warden, ours, pid).run())
 
 

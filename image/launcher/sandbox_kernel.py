@@ -9,6 +9,7 @@ abstract socket of the sandbox's own.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -151,6 +152,12 @@ def apply_claim(app: Any, claim: dict[str, Any]) -> None:
         os.chdir(claim["cwd"])
 
 
+def end() -> None:
+    """Run what is registered for the end, and end: taking torch apart would take 1 s."""
+    atexit._run_exitfuncs()  # noqa: SLF001  as the interpreter does; os._exit skips it
+    os._exit(0)
+
+
 def main() -> None:
     """Park, be claimed, serve."""
     channel = socket.socket(fileno=CHANNEL_FD)
@@ -165,6 +172,7 @@ def main() -> None:
     channel.sendall(b"ready\n")
     channel.close()
     app.start()
+    end()
 
 
 if __name__ == "__main__":

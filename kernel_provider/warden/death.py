@@ -19,6 +19,7 @@ class Facts:
 
     ``status`` is the kernel's exit code, or minus the signal that ended it, or None
     where the guardian could not say: then ``engine_status`` is PID 1's.
+    ``oom_kills_before`` counts what earlier requests had killed for memory.
     """
 
     status: int | None
@@ -26,6 +27,7 @@ class Facts:
     oom_flag: bool
     usage: Usage
     memory: int
+    oom_kills_before: int = 0
     violation: str = ""
 
 
@@ -59,7 +61,9 @@ def decide(facts: Facts) -> Cause:
             remedy="Restart the kernel; code in it spoke to the sockets itself.",
             exit_code=128 + signal.SIGKILL,
         )
-    if status == -signal.SIGKILL and (facts.usage.oom_kills or facts.oom_flag):
+    if status == -signal.SIGKILL and (
+        facts.usage.oom_kills > facts.oom_kills_before or facts.oom_flag
+    ):
         return _out_of_memory(facts)
     if status == -signal.SIGSEGV:
         return Cause(

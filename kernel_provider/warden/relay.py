@@ -179,17 +179,21 @@ class Pair:
     def _count_replies(self) -> None:
         """A kernel answers each connection's requests in their order, one reply each."""
         replies = self.down.follower.messages
+        if replies == self._replies:
+            return
         for _ in range(replies - self._replies):
             if self.waiting:
                 self.waiting.popleft()
         self._replies = replies
+        self.relay.on_answer()
 
 
 class Relay:
     """All connections of one sandbox.
 
     ``connect(channel)`` reaches the sandbox; ``on_violation(channel, what)`` is called
-    at most once for each connection that broke the rules, which is closed by then.
+    at most once for each connection that broke the rules, which is closed by then;
+    ``on_answer()`` whenever the kernel is done with a request.
     """
 
     def __init__(
@@ -198,8 +202,10 @@ class Relay:
         connect: Callable[[int], socket.socket],
         on_violation: Callable[[str, str], None],
         limits: FrameLimits,
+        on_answer: Callable[[], None] = lambda: None,
     ) -> None:
         self.loop = loop
+        self.on_answer = on_answer
         self.connect = connect
         self.on_violation = on_violation
         self.limits = limits

@@ -47,6 +47,7 @@ class Warden:
         self._parked = False
         self._ending = False
         self._wanted = False
+        self._oom_kills = 0
         self._failure: SandboxError | None = None
         self._deadline: Timer = self.loop.after(order.startup_timeout, self.on_timeout)
 
@@ -126,7 +127,11 @@ class Warden:
         assert self.sandbox is not None
         assert self._claimant is not None
         self.relay = Relay(
-            self.loop, self.sandbox.sockets.connect, self.on_violation, FrameLimits()
+            self.loop,
+            self.sandbox.sockets.connect,
+            self.on_violation,
+            FrameLimits(),
+            self.on_answer,
         )
         outer = [socket.socket(fileno=fd) for fd in self._claimant.descriptors]
         self._claimant.descriptors = []
@@ -209,6 +214,12 @@ class Warden:
         reason = f"it was not ready within {self.order.startup_timeout:g} s"
         self.fail(self.sandbox.failure(reason))
 
+    def on_answer(self) -> None:
+        """A request is over, and what was killed for memory by now was not its doing."""
+        assert self.sandbox is not None
+        if self.sandbox.group is not None:
+            self._oom_kills = self.sandbox.group.usage().oom_kills
+
     def on_violation(self, channel: str, what: str) -> None:
         """The kernel side or a client broke the framing: no way to go on."""
         self.on_end(None, violation=f"{channel}: {what}")
@@ -235,6 +246,7 @@ class Warden:
             engine_status=state.exit_code if state else None,
             oom_flag=bool(state and state.oom_killed),
             usage=usage or Usage(memory_peak=0, oom_kills=0, pids_refused=0),
+            oom_kills_before=self._oom_kills,
             memory=self.order.spec.memory,
             violation=violation,
         )

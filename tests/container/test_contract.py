@@ -677,11 +677,6 @@ def test_a_kernel_that_ends_while_it_starts_fails_at_once(
     watch.nothing_new()
 
 
-@pytest.mark.xfail(
-    strict=False,  # a race
-    reason="guardian.py: PID 1 dies of BrokenPipe or ConnectionReset where the kernel ends before"
-    " the sockets were passed; its traceback hides the kernel's own words",
-)
 def test_a_kernel_that_ends_while_it_starts_shows_its_last_words(
     watch: Watch, broken_image: Callable[..., str]
 ) -> None:

@@ -206,11 +206,6 @@ def test_a_child_that_takes_too_much_memory_leaves_the_kernel_alive() -> None:
         assert outcome.error["ename"] == "KernelExited"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="warden/death.py: any SIGKILL after any OOM kill of the sandbox's life is told as the"
-    " memory limit; the counter would have to be read before the death as well",
-)
 def test_a_kernel_that_dies_after_a_child_was_killed_for_memory_is_not_blamed_for_it() -> None:
     """SIGKILL long after: the counter alone decides nothing."""
     code = (

@@ -339,7 +339,7 @@ FROM_IMAGE = {
     "HF_HOME", "HF_HUB_CACHE", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_OFFLINE", "HOME",
     "HUGGINGFACE_HUB_CACHE", "IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR",
     "JUPYTER_RUNTIME_DIR", "LANG", "LOGNAME", "MPLBACKEND", "MPLCONFIGDIR", "NUMBA_CACHE_DIR",
-    "PATH", "PYTHONDONTWRITEBYTECODE", "TORCHINDUCTOR_CACHE_DIR", "TORCH_EXTENSIONS_DIR",
+    "PATH", "PYTHONDONTWRITEBYTECODE", "TORCHINDUCTOR_CACHE_DIR", "TORCH_EXTENSIONS_DIR", "TZDIR",
     "TORCH_HOME", "TRANSFORMERS_OFFLINE", "TRITON_CACHE_DIR", "USER", "WANDB_MODE",
     "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME",
 }  # fmt: skip
@@ -386,10 +386,6 @@ def test_the_environment_is_exactly_an_allowlist(monkeypatch: pytest.MonkeyPatch
     assert offset == "'+0900'"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="image: no /usr/share/zoneinfo; TZDIR could name the zones that came with pandas",
-)
 def test_a_named_time_zone_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     """TZ of the client is meant to be understood, also by the C library."""
     monkeypatch.setenv("TZ", "Asia/Tokyo")

@@ -100,18 +100,14 @@ HIGH = 1 << 32
 """A bit above those that the kernel reads of a 32-bit argument."""
 
 
-def refused(
-    name: str, number: int, *arguments: int | str, answer: int = errno.EPERM
-) -> Attempt:
+def refused(name: str, number: int, *arguments: int | str, answer: int = errno.EPERM) -> Attempt:
     """An attempt that the profile refuses with an error of its own."""
     return Attempt(name=name, number=number, arguments=arguments, answer=answer)
 
 
 def doubly(name: str, number: int, *arguments: int | str) -> Attempt:
     """An attempt that the kernel refuses as well, for want of capabilities."""
-    return Attempt(
-        name=name, number=number, arguments=arguments, answer=errno.EPERM, control=False
-    )
+    return Attempt(name=name, number=number, arguments=arguments, answer=errno.EPERM, control=False)
 
 
 def absent(name: str, number: int, *arguments: int | str) -> Attempt:
@@ -359,9 +355,7 @@ def container(
 def run(engine: docker.DockerClient, image: str) -> Iterator[Runner]:
     """Runs Python code inside and returns exit code and output."""
 
-    def runner(
-        code: str, *arguments: str, filter_text: str, **more: Any
-    ) -> tuple[int, str]:
+    def runner(code: str, *arguments: str, filter_text: str, **more: Any) -> tuple[int, str]:
         command = [PYTHON, "-c", code, *arguments]
         with container(engine, image, command, filter_text, **more) as made:
             code_of_exit = int(made.wait(timeout=240)["StatusCode"])
@@ -416,9 +410,7 @@ def test_answers_each_call_as_the_table_says(
 @X86_ONLY
 def test_makes_no_socket_but_af_unix(strict: dict[str, int], bare: dict[str, int]) -> None:
     """No family but AF_UNIX makes a socket, of any type, and netlink says EOPNOTSUPP."""
-    assert {a.name: strict[a.name] for a in FAMILIES} == {
-        a.name: a.answer for a in FAMILIES
-    }
+    assert {a.name: strict[a.name] for a in FAMILIES} == {a.name: a.answer for a in FAMILIES}
     opened = {attempt.name for attempt in FAMILIES if bare[attempt.name] == 0}
     assert {"socket 2, type 1", "socket 16, type 3", "socket 2, high bit"} <= opened
 
@@ -804,9 +796,7 @@ def test_engine_does_not_lose_a_sandbox(engine: docker.DockerClient, image: str)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can end a sandbox that is lost")
-def test_engine_loses_one_without_the_profile(
-    engine: docker.DockerClient, image: str
-) -> None:
+def test_engine_loses_one_without_the_profile(engine: docker.DockerClient, image: str) -> None:
     """The control: under no filter the same code makes the engine forget a live process."""
     with container(engine, image, [PYTHON, "-c", FORGET_ME], "unconfined") as made:
         made.reload()

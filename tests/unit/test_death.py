@@ -18,6 +18,7 @@ def facts(
     engine: int | None = None,
     flag: bool = False,
     kills: int = 0,
+    before: int = 0,
     violation: str = "",
 ) -> Facts:
     """What was seen, with a limit of 512 MB and a peak above it."""
@@ -27,6 +28,7 @@ def facts(
         oom_flag=flag,
         usage=Usage(memory_peak=513 * MB, oom_kills=kills, pids_refused=0),
         memory=512 * MB,
+        oom_kills_before=before,
         violation=violation,
     )
 
@@ -35,6 +37,8 @@ def facts(
     ("seen", "name", "code", "word"),
     [
         (facts(-9, kills=1), "MemoryLimitExceeded", 137, "512 MB"),
+        (facts(-9, kills=2, before=1), "MemoryLimitExceeded", 137, "512 MB"),
+        (facts(-9, kills=1, before=1), "KernelKilled", 137, "SIGKILL"),
         (facts(-9, flag=True), "MemoryLimitExceeded", 137, "512 MB"),
         (facts(None, engine=137, flag=True), "MemoryLimitExceeded", 137, "512 MB"),
         (facts(-9), "KernelKilled", 137, "SIGKILL"),
