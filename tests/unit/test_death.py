@@ -12,7 +12,7 @@ from kernel_provider.warden.zmtp import Follower, FrameLimits, greeting, ready
 MB = 2**20
 
 
-def facts(
+def facts(  # noqa: PLR0913  each is a fact of its own
     status: int | None,
     *,
     engine: int | None = None,
