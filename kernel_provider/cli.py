@@ -17,6 +17,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "build": ("kernel_provider.builder.command", "build the image that kernels run in"),
     "engine": ("kernel_provider.commands.engine", "run a container engine where there is none"),
     "prune": ("kernel_provider.commands.prune", "remove what killed processes left behind"),
+    "run": ("kernel_provider.commands.run", "run a notebook in a sandbox and save it"),
     "launch": ("kernel_provider.commands.launch", "what a kernelspec's argv names (see --help)"),
 }
 
