@@ -14,6 +14,9 @@ from nbformat.validator import NotebookValidationError, normalize
 
 from kernel_provider.run.model import InputError, OutputError
 
+SKIP_TAG: Final = "skip-execution"
+"""Jupyter's own: the cell stays as it is."""
+
 _NOT_A_NOTEBOOK: Final = "give a file that Jupyter wrote, with the ending .ipynb"
 
 
@@ -68,6 +71,17 @@ def _parse(path: Path, text: str) -> NotebookNode:
         reason = "not a notebook: JSON of another kind"
         raise InputError(what=str(path), reason=reason, remedy=_NOT_A_NOTEBOOK) from error
     return book
+
+
+def runnable(book: NotebookNode) -> list[tuple[int, NotebookNode]]:
+    """Code cells that have something to run and are not tagged to be skipped."""
+    return [
+        (index, cell)
+        for index, cell in enumerate(book.cells)
+        if cell.cell_type == "code"
+        and cell.source.strip()
+        and SKIP_TAG not in cell.metadata.get("tags", [])
+    ]
 
 
 def check_writable(path: Path) -> None:

@@ -50,8 +50,6 @@ SAVE_EVERY: Final = 10.0
 OUTPUT_WITHIN: Final = 60
 """Seconds that outputs may come after the reply that the cell has ended."""
 
-SKIP_TAG: Final = "skip-execution"
-
 OUT_OF_MEMORY: Final = "MemoryLimitExceeded"
 
 
@@ -99,7 +97,7 @@ class _Run:
         self.raised: tuple[str, str] | None = None
         self.cells = [
             CellReport(number=number, index=index, title=title(cell.source), state="not_run")
-            for number, (index, cell) in enumerate(_runnable(book), 1)
+            for number, (index, cell) in enumerate(books.runnable(book), 1)
         ]
 
     async def go(self) -> RunResult:
@@ -170,7 +168,7 @@ class _Run:
             allow_errors=self.request.allow_errors,
             iopub_timeout=OUTPUT_WITHIN,
             on_cell_error=self._on_cell_error,
-            skip_cells_with_tag=SKIP_TAG,
+            skip_cells_with_tag=books.SKIP_TAG,
             log=self.kernel.log,
         )
         nb.kc = client
@@ -245,16 +243,16 @@ class _Run:
             if self.kernel.death is not None:
                 break
             self.progress.tick()
-        how = "was interrupted" if task.done() else "its kernel was killed"
+        how = "the cell was interrupted" if task.done() else "its kernel was killed"
         if by_hand:
             by = "Ctrl-C" if code is ExitCode.INTERRUPTED else "SIGTERM"
-            why = ("RunInterrupted", f"the run was stopped by {by}, and {how}.")
+            why = ("RunInterrupted", f"the run was stopped by {by}; {how}.")
         elif code is ExitCode.CELL_TIMEOUT:
             allowed = duration(self.request.cell_timeout or 0.0)
-            why = ("CellTimeout", f"the cell ran longer than {allowed}, and {how}.")
+            why = ("CellTimeout", f"the cell ran longer than {allowed}; {how}.")
         else:
             allowed = duration(self.request.timeout or 0.0)
-            why = ("RunTimeout", f"the notebook ran longer than {allowed}, and {how}.")
+            why = ("RunTimeout", f"the notebook ran longer than {allowed}; {how}.")
         self._blame(cell, code, "interrupted" if by_hand else "timed_out", why)
 
     async def _hear_last_words(self, task: asyncio.Task[Any], cell: _Cell) -> None:
@@ -278,7 +276,7 @@ class _Run:
         cell.node.outputs = books.with_error(cell.node.outputs, *why)
 
     def _result(self) -> RunResult:
-        for _, cell in _runnable(self.book):
+        for _, cell in books.runnable(self.book):
             cell.outputs = books.merge_streams(cell.outputs)
         return RunResult(
             exit_code=self.code,
@@ -293,14 +291,3 @@ class _Run:
         self.saved = time.monotonic()
         if self.request.output is not None:
             books.write(self.request.output, document)
-
-
-def _runnable(book: NotebookNode) -> list[tuple[int, NotebookNode]]:
-    """Code cells that have something to run, with their index."""
-    return [
-        (index, cell)
-        for index, cell in enumerate(book.cells)
-        if cell.cell_type == "code"
-        and cell.source.strip()
-        and SKIP_TAG not in cell.metadata.get("tags", [])
-    ]

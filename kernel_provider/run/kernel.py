@@ -158,4 +158,4 @@ class Kernel:
         if self.manager.has_kernel:
             await self.manager.shutdown_kernel(now=True)
         else:
-            self.manager.cleanup_resources()
+            await self.manager.cleanup_resources()
