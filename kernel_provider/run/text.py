@@ -54,7 +54,7 @@ def shown(outputs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The lines that stand for a cell's outputs in a terminal."""
     for output in outputs:
         for line in _text(output).rstrip().split("\n"):
-            yield printable(line.rpartition("\r")[2] or line.rstrip("\r"))
+            yield printable(line.rstrip("\r").rpartition("\r")[2])
 
 
 def _text(output: Mapping[str, Any]) -> str:
