@@ -31,7 +31,7 @@ class KernelspecBrokenError(SandboxError):
 
     exit_code = 78
     summary = "{spec} cannot be used: {reason}"
-    fix = "mend its kernel.json, or write it anew: executor-ml install --replace"
+    fix = "mend its kernel.json, or remove its folder and run executor-ml install"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,8 +39,13 @@ def commands_page() -> str:
     ]
     for name in sorted(COMMANDS):
         parser = subparsers(make_parser(name))[name]
-        parts += [f"## executor-ml {name}\n", f"{parser.description}\n", _arguments(parser)]
+        description = _sentence(parser.description or "")
+        parts += [f"## executor-ml {name}\n", f"{description}\n", _arguments(parser)]
     return "\n".join(part for part in parts if part)
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", ")")) else f"{text}."
 
 
 def _arguments(parser: argparse.ArgumentParser) -> str:
@@ -68,7 +73,7 @@ def _meaning(action: argparse.Action) -> str:
     text = (action.help or "") % {"default": action.default, "prog": "executor-ml"}
     if isinstance(action, argparse._AppendAction):  # noqa: SLF001
         text += " (may be given again)"
-    return text.replace("|", BAR)
+    return text.replace("|", BAR) or "what to do"
 
 
 def errors_page() -> str:
