@@ -190,6 +190,8 @@ def jupyter(facts: Facts) -> CheckResult:
     better = [other.program for other in others if wanted <= other.names]
     if better:
         return warn(name, found, f"start {better[0]}, or install executor-ml-kernel there too")
+    if first.problem:
+        return fail(name, found, f"see what it says: {first.program} kernelspec list")
     return fail(name, found, "the lines above on provisioner and kernelspecs say why")
 
 

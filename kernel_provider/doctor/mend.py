@@ -16,6 +16,9 @@ from kernel_provider.steps import SetupError, Steps
 
 def start_engine(steps: Steps) -> None:
     """Run an engine of our own; raises SetupError where that takes other hands."""
+    _, reason, remedy = machine.look_for_engine(EngineHome(), os.environ)
+    if remedy:  # there is one, and another would not be used
+        raise SetupError(reason=reason, remedy=remedy)
     if os.geteuid() != 0 or not debian.is_debian():
         raise SetupError(
             reason="an engine can be started here by root on Debian only",

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from kernel_provider import cli
-from kernel_provider.commands.doctor import mend, report
+from kernel_provider.builder.model import BuildRequest, BuildResult, Event, Phase, Report
+from kernel_provider.commands.doctor import mend, report, wants_colour
 from kernel_provider.doctor import CheckResult, Facts, Status, examine
 from kernel_provider.doctor import mend as mending
 from kernel_provider.doctor.model import EngineFacts, Listing, ServerSettings, Space
@@ -23,7 +24,7 @@ from kernel_provider.errors import (
 )
 from kernel_provider.kernelspecs import Kernelspec
 from kernel_provider.policy import MIB, Ceilings
-from kernel_provider.steps import Steps
+from kernel_provider.steps import SetupError, Steps
 
 ENGINE = EngineFacts(
     socket="/run/docker.sock",
@@ -200,6 +201,13 @@ BAD: list[tuple[Facts, str, Status, str, str]] = [
         "jupyter",
         Status.FAIL,
         "/j does not list executor-ml (broken)",
+        "see what it says: /j kernelspec list",
+    ),
+    (
+        replace(GOOD, jupyters=(Listing(program="/j"),)),
+        "jupyter",
+        Status.FAIL,
+        "/j does not list executor-ml",
         "provisioner and kernelspecs",
     ),
     (
@@ -391,6 +399,7 @@ def test_an_engine_is_started_by_root_on_debian_only(
 ) -> None:
     """Others are told whom to ask, and nothing else is stopped by it."""
     monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
     monkeypatch.setattr(
         "kernel_provider.commands.doctor.gather",
         lambda _environ: replace(GOOD, engine=UNREACHABLE),
@@ -401,6 +410,32 @@ def test_an_engine_is_started_by_root_on_debian_only(
     assert "not mended: an engine can be started here by root on Debian only" in stream.text
     assert "Fix: start Docker" in stream.text
     assert any(r.status is Status.FAIL for r in results)
+
+
+def test_an_engine_of_others_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where DOCKER_HOST names one that can't be used, starting another does not help."""
+    monkeypatch.setenv("DOCKER_HOST", "tcp://elsewhere:2375")
+    stream: Any = Lines()
+    with pytest.raises(SetupError, match="DOCKER_HOST is tcp://elsewhere:2375"):
+        mending.start_engine(Steps(stream))
+
+
+def test_the_image_is_built_with_its_steps_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by ``executor-ml build``."""
+
+    def build(request: BuildRequest, report: Report) -> BuildResult:
+        report(Event(step="base", phase=Phase.STARTED))
+        report(Event(step="base", phase=Phase.DONE))
+        return BuildResult(
+            image=request.image, image_id="sha256:123", digest="", size=1, seconds=1, reused=False
+        )
+
+    monkeypatch.setattr("kernel_provider.builder.build", build)
+    stream: Any = Lines()
+    mending.build_image(Steps(stream))
+    lines = stream.text.splitlines()
+    assert lines[0] == "  ... base "
+    assert lines[1].startswith("  ok  image executor-ml:latest: sha256:123 (")
 
 
 def test_nothing_to_mend_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -420,3 +455,24 @@ def test_the_kernelspec_is_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     file = tmp_path / "venv/share/jupyter/kernels/executor-ml/kernel.json"
     assert file.exists()
     assert str(file) in stream.text
+
+
+@pytest.mark.parametrize(
+    ("terminal", "environ", "coloured"),
+    [
+        (True, {"TERM": "xterm"}, True),
+        (True, {"TERM": "xterm", "NO_COLOR": "1"}, False),
+        (True, {"TERM": "dumb"}, False),
+        (False, {"TERM": "xterm"}, False),
+    ],
+)
+def test_colours_are_for_terminals(
+    monkeypatch: pytest.MonkeyPatch,
+    terminal: bool,  # noqa: FBT001  a parameter of the table
+    environ: dict[str, str],
+    coloured: bool,  # noqa: FBT001
+) -> None:
+    """And only for those who want them."""
+    stream: Any = Lines()
+    monkeypatch.setattr(stream, "isatty", lambda: terminal)
+    assert wants_colour(stream, environ) is coloured
