@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     codes = "\n".join(f"  {int(code):>3}  {meaning}" for code, meaning in EXIT_CODES.items())
     parser.epilog = f"exit codes:\n{codes}"
-    parser.add_argument("notebook", type=Path, metavar="NOTEBOOK")
+    parser.add_argument("notebook", type=Path, metavar="NOTEBOOK", help="the file to run")
     parser.add_argument("-o", "--output", help="default: NOTEBOOK with .out.ipynb; - for stdout")
     parser.add_argument(
         "-p",
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("NAME", "VALUE"),
         help="set below the cell tagged 'parameters', as papermill does",
     )
-    parser.add_argument("--kernel", default="executor-ml", metavar="NAME")
+    parser.add_argument("--kernel", default="executor-ml", metavar="NAME", help="the kernelspec")
     parser.add_argument("--memory", metavar="SIZE", help="such as 512m or 2g")
     parser.add_argument("--cpus", metavar="NUMBER", help="processors, such as 0.5")
     parser.add_argument("--image", help="such as executor-ml-nlp:latest")

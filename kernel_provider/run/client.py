@@ -5,8 +5,9 @@ from typing import Any, Final
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-MOST_OUTPUT: Final = 256 * 1024 * 1024
-"""Characters of outputs and widgets that a run keeps, cleared ones included."""
+MOST_OUTPUT: Final = 100 * 1024 * 1024
+"""Characters of outputs and widgets that a run keeps, cleared ones included; writing them
+takes five times as much memory."""
 
 _ALWAYS: Final = ("status", "execute_input", "clear_output")
 _NOTE: Final = f"\nexecutor-ml: outputs beyond {MOST_OUTPUT // 2**20} MB are not kept.\n"

@@ -50,6 +50,9 @@ SAVE_EVERY: Final = 10.0
 OUTPUT_WITHIN: Final = 60
 """Seconds that outputs may come after the reply that the cell has ended."""
 
+LONGEST: Final = 10_000
+"""Characters of an exception's message in a report; the notebook has it whole."""
+
 OUT_OF_MEMORY: Final = "MemoryLimitExceeded"
 
 
@@ -121,6 +124,12 @@ class _Run:
         nb = await self._start()
         if nb is None:
             return
+        try:
+            await self._run_cells(nb)
+        finally:
+            nb.set_widgets_metadata()
+
+    async def _run_cells(self, nb: NotebookClient) -> None:
         for place, report in enumerate(self.cells):
             cell = _Cell(node=self.book.cells[report.index], report=report)
             cell.deadline = cell.begun + (self.request.cell_timeout or float("inf"))
@@ -133,7 +142,6 @@ class _Run:
             if time.monotonic() > self.saved + SAVE_EVERY:
                 with suppress(OutputError):  # the last time counts
                     self._save(books.dump(self.book))
-        nb.set_widgets_metadata()
 
     async def _start(self) -> NotebookClient | None:
         """A client of a kernel that serves; None where the run ended before."""
@@ -154,13 +162,7 @@ class _Run:
 
     async def _connected(self, folder: str) -> NotebookClient:
         client = await self.kernel.start(folder)
-        spec = self.kernel.spec
-        self.book.metadata["kernelspec"] = {
-            "name": self.kernel.name,
-            "display_name": spec.display_name,
-            "language": spec.language,
-        }
-        self.book.metadata["language_info"] = self.kernel.language_info
+        self.book.metadata.update(self.kernel.metadata)
         nb = BoundedClient(
             self.book,
             km=self.kernel.manager,
@@ -177,7 +179,8 @@ class _Run:
 
     def _on_cell_error(self, execute_reply: dict[str, Any], **_: Any) -> None:
         content = execute_reply["content"]
-        self.raised = (str(content.get("ename", "")), str(content.get("evalue", "")))
+        name, text = str(content.get("ename", "")), str(content.get("evalue", ""))
+        self.raised = (name[:LONGEST], text[:LONGEST])
 
     async def _until(
         self, task: asyncio.Task[Any], *, deadline: float = float("inf"), starting: bool = False

@@ -146,6 +146,16 @@ class Kernel:
             for name, value in values.items()
         }
 
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What a notebook says of the kernel that ran it; complete after the start."""
+        spec = {
+            "name": self.name,
+            "display_name": self.spec.display_name,
+            "language": self.spec.language,
+        }
+        return {"kernelspec": spec, "language_info": self.language_info}
+
     async def interrupt(self) -> None:
         """As if the person had pressed the stop button."""
         await self.manager.interrupt_kernel()

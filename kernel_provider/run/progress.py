@@ -14,6 +14,9 @@ _WORDS: Final = {"timed_out": "timeout", "interrupted": "stopped"}
 LIVE_EVERY: Final = 0.25
 PLAIN_EVERY: Final = 30.0
 """Seconds between two signs of life, on a terminal and in a log."""
+LAST_LINES: Final = 60
+LONGEST_LINE: Final = 500
+"""What is shown of an error that nobody asked to see in full."""
 CLEAR: Final = "\r\x1b[K"
 
 
@@ -59,7 +62,10 @@ class Printer:
         self._end(cell.state, f"cell {cell.number} of {total}: {cell.title} ({cell.seconds:.1f} s)")
         if not self._show:
             outputs = [o for o in outputs if o["output_type"] == "error"]
-        self._write("".join(f"      | {line}\n" for line in shown(outputs)))
+        lines = list(shown(outputs))
+        if not self._show:
+            lines = [line[:LONGEST_LINE] for line in lines[-LAST_LINES:]]
+        self._write("".join(f"      | {line}\n" for line in lines))
 
     def done(self) -> None:
         """Leave no half line behind."""

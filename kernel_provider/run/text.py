@@ -9,6 +9,9 @@ _UNITS: Final[Mapping[str, float]] = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*")
 _LONGEST: Final = 366 * 86400
 
+TITLE: Final = 100
+"""Characters that name a cell at most."""
+
 
 def parse_duration(text: str) -> float:
     """Seconds from "30s", "10m", "1h30m", "1.5h" or a plain number of seconds.
@@ -47,7 +50,8 @@ def printable(text: str) -> str:
 def title(source: str) -> str:
     """A cell's first comment, else its first line."""
     first = source.strip().partition("\n")[0]
-    return printable(first.lstrip("# ") or first).strip()
+    text = printable(first[:1000].lstrip("# ") or first[:1000]).strip()
+    return text if len(text) <= TITLE else f"{text[: TITLE - 3]}..."
 
 
 def shown(outputs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
