@@ -5,22 +5,38 @@ Each command is a line in ``COMMANDS``: its module brings ``add_arguments(parser
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Final
 
-from kernel_provider import __version__
 from kernel_provider.errors import SandboxError
 
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "build": ("kernel_provider.builder.command", "build the image that kernels run in"),
     "engine": ("kernel_provider.commands.engine", "run a container engine where there is none"),
     "prune": ("kernel_provider.commands.prune", "remove what killed processes left behind"),
+    "run": ("kernel_provider.commands.run", "run a notebook in a sandbox and save it"),
+    "install": ("kernel_provider.commands.install", "write a kernelspec with its own limits"),
+    "policy": ("kernel_provider.commands.policy", "show every setting in force, and who set it"),
+    "ps": ("kernel_provider.commands.ps", "show running sandboxes and what they use"),
+    "doctor": ("kernel_provider.commands.doctor", "find what is wrong here, and mend it"),
+    "completion": ("kernel_provider.commands.completion", "print a script for tab completion"),
     "launch": ("kernel_provider.commands.launch", "what a kernelspec's argv names (see --help)"),
 }
 
 INTERRUPTED: Final = 130
+
+
+class _Version(argparse.Action):
+    """Ask engine and image only when ``--version`` is given; being down is no failure."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_rest: object, **_more: object) -> None:
+        from kernel_provider.commands.version import versions  # noqa: PLC0415
+
+        print(versions(os.environ))
+        parser.exit()
 
 
 def make_parser(chosen: str | None) -> argparse.ArgumentParser:
@@ -30,7 +46,9 @@ def make_parser(chosen: str | None) -> argparse.ArgumentParser:
         description="Jupyter kernels in offline, hardened containers.",
         epilog="After 'executor-ml build', pick the kernel 'executor-ml' in any Jupyter client.",
     )
-    parser.add_argument("--version", action="version", version=f"executor-ml {__version__}")
+    parser.add_argument(
+        "--version", nargs=0, action=_Version, help="show package, engine and image, and exit"
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, summary) in COMMANDS.items():
         sub = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:])

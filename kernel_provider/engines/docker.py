@@ -121,9 +121,17 @@ class DockerEngine:
         self.path = path
         self._api = API
 
+    def info(self) -> dict[str, Any]:
+        """What the engine says of itself and its host, as it says it."""
+        return self._mapping("/info")
+
+    def version(self) -> dict[str, Any]:
+        """Its versions, of the program and of the API."""
+        return self._mapping("/version")
+
     def id_range(self) -> tuple[int, int]:
         """High uids that nothing else uses, unless the engine maps only 65536 of them."""
-        options = self._json("GET", "/info", action="describe itself")["SecurityOptions"]
+        options = self.info()["SecurityOptions"]
         mapped = any(o.startswith(("name=userns", "name=rootless")) for o in options or ())
         return _UIDS_REMAPPED if mapped else _UIDS
 
@@ -208,6 +216,12 @@ class DockerEngine:
         query = f"stdout=1&stderr=1&tail={count}"
         status, data = self._call("GET", f"/containers/{container}/logs?{query}")
         return _demultiplex(data).decode(errors="replace") if status == 200 else ""
+
+    def _mapping(self, path: str) -> dict[str, Any]:
+        answer = self._json("GET", path, action="describe itself")
+        if not isinstance(answer, dict):
+            raise EngineError(action="describe itself", reason=f"not Docker at {self.path}")
+        return answer
 
     def _json(self, method: str, path: str, *, action: str) -> Any:
         status, data = self._call(method, path)

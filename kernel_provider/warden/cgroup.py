@@ -23,6 +23,20 @@ class Usage:
     pids_refused: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What a group has now, and how long it has run; times are µs since it was made.
+
+    ``periods`` are those in which it ran, ``throttled`` those that its quota cut short.
+    """
+
+    memory: int
+    pids: int
+    cpu_time: int
+    periods: int
+    throttled: int
+
+
 class Cgroup:
     """The control group of a process, found once while it is alive.
 
@@ -43,6 +57,7 @@ class Cgroup:
         missing = [name for name in wanted if name not in mounts or name not in paths]
         if missing:
             raise OSError(errno.ENOENT, f"no control group for {missing[0] or 'anything'}")
+        wanted += [name for name in ("cpuacct",) if name in mounts and name in paths]
         self._folders = {c: mounts[c].rstrip("/") + paths[c] for c in wanted}
 
     def limits(self) -> dict[str, int]:
@@ -81,6 +96,23 @@ class Cgroup:
             memory_peak=int(self._read_or("memory", names[0], "0")),
             oom_kills=_field(self._read_or("memory", names[1], ""), "oom_kill"),
             pids_refused=_field(self._read_or("pids", "pids.events", ""), "max"),
+        )
+
+    def load(self) -> Load:
+        """Read what is in use now; zeros once the group is gone."""
+        if self.unified:
+            memory = self._read_or("memory", "memory.current", "0")
+            time = _field(self._read_or("cpu", "cpu.stat", ""), "usage_usec")
+        else:
+            memory = self._read_or("memory", "memory.usage_in_bytes", "0")
+            time = int(self._read_or("cpuacct", "cpuacct.usage", "0")) // 1000
+        stat = self._read_or("cpu", "cpu.stat", "")
+        return Load(
+            memory=int(memory),
+            pids=int(self._read_or("pids", "pids.current", "0")),
+            cpu_time=time,
+            periods=_field(stat, "nr_periods"),
+            throttled=_field(stat, "nr_throttled"),
         )
 
     def processes(self) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kernel_provider.warden import cgroup
-from kernel_provider.warden.cgroup import UNLIMITED, Cgroup, Usage, mismatch
+from kernel_provider.warden.cgroup import UNLIMITED, Cgroup, Load, Usage, mismatch
 
 V1 = {
     "memory/box/memory.limit_in_bytes": "536870912\n",
@@ -18,6 +18,10 @@ V1 = {
     "pids/box/cgroup.procs": "10\n11\n",
     "cpu,cpuacct/box/cpu.cfs_quota_us": "50000\n",
     "cpu,cpuacct/box/cpu.cfs_period_us": "100000\n",
+    "cpu,cpuacct/box/cpuacct.usage": "7000999\n",
+    "cpu,cpuacct/box/cpu.stat": "nr_periods 40\nnr_throttled 10\nthrottled_time 5\n",
+    "memory/box/memory.usage_in_bytes": "900\n",
+    "pids/box/pids.current": "12\n",
 }
 V2 = {
     "box/memory.max": "536870912\n",
@@ -28,6 +32,9 @@ V2 = {
     "box/pids.events": "max 3\n",
     "box/cgroup.procs": "10\n11\n",
     "box/cpu.max": "50000 100000\n",
+    "box/cpu.stat": "usage_usec 7000\nuser_usec 1\nnr_periods 40\nnr_throttled 10\n",
+    "box/memory.current": "900\n",
+    "box/pids.current": "12\n",
 }
 EXPECTED = {
     "memory": 536870912,
@@ -72,6 +79,7 @@ def test_both_versions_read_alike(box: tuple[Cgroup, Path]) -> None:
     group, _ = box
     assert group.limits() == EXPECTED
     assert group.usage() == Usage(memory_peak=1000, oom_kills=2, pids_refused=3)
+    assert group.load() == Load(memory=900, pids=12, cpu_time=7000, periods=40, throttled=10)
     assert group.processes() == (10, 11)
 
 
@@ -101,6 +109,7 @@ def test_a_group_that_is_gone_has_nobody(box: tuple[Cgroup, Path]) -> None:
         file.unlink()
     assert group.processes() == ()
     assert group.usage() == Usage(memory_peak=0, oom_kills=0, pids_refused=0)
+    assert group.load() == Load(memory=0, pids=0, cpu_time=0, periods=0, throttled=0)
     with pytest.raises(FileNotFoundError):
         group.limits()
 

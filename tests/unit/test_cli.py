@@ -10,12 +10,19 @@ from kernel_provider import __version__, cli
 from kernel_provider.errors import ImageMissingError
 
 
-def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
-    """--version prints one line and succeeds."""
+def test_version_needs_no_engine(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--version tells the package's, says that no engine answers, and succeeds."""
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
     with pytest.raises(SystemExit) as caught:
         cli.main(["--version"])
     assert caught.value.code == 0
-    assert capsys.readouterr().out == f"executor-ml {__version__}\n"
+    assert capsys.readouterr().out.splitlines() == [
+        f"executor-ml {__version__}",
+        "engine: no container engine answers at /nowhere/docker.sock (No such file or directory)",
+        "image: not known without an engine",
+    ]
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:

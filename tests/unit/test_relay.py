@@ -56,7 +56,7 @@ class Bench:
         self.violations: list[tuple[str, str]] = []
         self.opened: list[socket.socket] = []
         self.relay = Relay(self.loop, self.connect, self.on_violation, FrameLimits(frame=1 << 25))
-        self.thread = threading.Thread(target=self.loop.run)
+        self.thread = threading.Thread(target=self.loop.run, daemon=True)
 
     def connect(self, channel: int) -> socket.socket:
         """Give a connection to a kernel that the test plays, or refuse as was asked."""
@@ -230,7 +230,7 @@ def test_a_client_that_does_not_read_stops_the_kernel_not_the_relay(bench: Bench
     held = max(len(pair.down.pending) for pair in bench.relay.pairs)
     assert 0 < held <= CHUNK
     assert sent < CHUNK + (2 << 20), "more than a chunk and what sockets hold"
-    rest = threading.Thread(target=kernel.sendall, args=(data[sent:],))
+    rest = threading.Thread(target=kernel.sendall, args=(data[sent:],), daemon=True)
     rest.start()
     assert receive(client, len(data)) == data
     rest.join()
@@ -261,7 +261,7 @@ def test_a_kernel_that_does_not_read_stops_that_client_only(bench: Bench) -> Non
     other, counterpart = bench.pair(CONTROL)
     other.sendall(REPLY)
     assert receive(counterpart, len(REPLY)) == REPLY
-    rest = threading.Thread(target=client.sendall, args=(data[sent:],))
+    rest = threading.Thread(target=client.sendall, args=(data[sent:],), daemon=True)
     rest.start()
     assert receive(kernel, len(data)) == data
     rest.join()
@@ -280,7 +280,7 @@ def test_all_that_a_dying_kernel_said_arrives(
     bench.start()
     client, kernel = bench.pair(SHELL)
     data = message([os.urandom(4 << 20)])
-    writer = threading.Thread(target=say_and_go, args=(kernel, data))
+    writer = threading.Thread(target=say_and_go, args=(kernel, data), daemon=True)
     writer.start()
     time.sleep(QUIET)
     if unread:
@@ -303,7 +303,7 @@ def test_all_that_a_leaving_client_said_arrives(bench: Bench) -> None:
     bench.start()
     client, kernel = bench.pair(STDIN)
     data = message([os.urandom(4 << 20)])
-    writer = threading.Thread(target=say_and_go, args=(client, data))
+    writer = threading.Thread(target=say_and_go, args=(client, data), daemon=True)
     writer.start()
     time.sleep(QUIET)
     assert receive(kernel, len(data)) == data

@@ -1,0 +1,263 @@
+"""``executor-ml install``: a kernelspec with limits of its own, checked before written."""
+
+import argparse
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+from kernel_provider import kernelspecs
+from kernel_provider.errors import SandboxError
+from kernel_provider.policy import KernelPolicy, parse_policy, read_ceilings, show
+
+SOURCE: Final = "the command line"
+NUMBERS: Final = ("cpus", "pids", "startup_timeout")
+NAME: Final = re.compile(r"[a-z0-9._-]+", re.IGNORECASE | re.ASCII)
+
+
+class KernelspecError(SandboxError):
+    """The kernelspec was not written; what was there is as it was."""
+
+    exit_code = 73
+    summary = "the kernelspec {name!r} cannot be written: {reason}"
+    fix = "{remedy}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A kernelspec to write; ``config`` holds only what was given.
+
+    ``where`` is the user's folder if it is "user", else a prefix, with "" for that of
+    this environment, or the user's if it is no virtual one.
+    """
+
+    name: str = kernelspecs.DEFAULT
+    display_name: str = ""
+    where: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    replace: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Installed:
+    """A kernelspec that was written; ``hidden`` where Jupyter does not look there."""
+
+    name: str
+    file: str
+    display_name: str
+    hidden: bool
+    same_display_name: tuple[str, ...]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Fill in the command's arguments."""
+    parser.description = (
+        "Write a kernelspec with limits of its own. Without a place, it goes into this "
+        "virtual environment, or into the user's folder outside of one. Settings that are "
+        "not given keep their defaults."
+    )
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--user", action="store_true", help="for this user, in all environments")
+    place.add_argument("--sys-prefix", action="store_true", help="into this Python environment")
+    place.add_argument("--prefix", metavar="P", help="below P/share/jupyter/kernels")
+    parser.add_argument(
+        "--name", default=kernelspecs.DEFAULT, help="what --kernel takes (default: %(default)s)"
+    )
+    parser.add_argument("--display-name", metavar="D", help="by default one that tells the limits")
+    parser.add_argument("--memory", metavar="M", help="all memory, such as 512m or 2GiB")
+    parser.add_argument("--cpus", metavar="C", help="processors, such as 0.5")
+    parser.add_argument("--pids", metavar="N", help="processes and threads")
+    parser.add_argument("--tmp-size", metavar="SIZE", help="size of /tmp, part of the memory")
+    parser.add_argument("--shm-size", metavar="SIZE", help="size of /dev/shm, part of the memory")
+    parser.add_argument("--image", metavar="I", help="an image made by executor-ml build")
+    parser.add_argument(
+        "--mount",
+        action="append",
+        metavar="TARGET=SOURCE",
+        help="show the folder SOURCE, read-only, as TARGET, below /models or /data",
+    )
+    parser.add_argument("--env", action="append", metavar="NAME=VALUE", help="a variable to set")
+    parser.add_argument("--preload", action="append", metavar="MODULE", help="import at the start")
+    parser.add_argument("--startup-timeout", metavar="S", help="seconds that a start may take")
+    parser.add_argument("--replace", action="store_true", help="write over one of the same name")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Write it and say where it is."""
+    where = "user" if args.user else args.prefix or (sys.prefix if args.sys_prefix else "")
+    request = Request(
+        name=args.name.lower(),
+        display_name=args.display_name or "",
+        where=where,
+        config=config_of(args),
+        replace=args.replace,
+    )
+    installed = install(request, os.environ)
+    print(json.dumps(vars(installed)) if args.json else words(installed))
+    return 0
+
+
+def config_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were given. Raises KernelspecError for half a pair."""
+    plain = ("image", "memory", "cpus", "pids", "tmp_size", "shm_size", "startup_timeout")
+    config: dict[str, Any] = {
+        key: getattr(args, key) for key in plain if getattr(args, key) is not None
+    }
+    if args.mount:
+        pairs = _pairs(args.mount, "--mount", "TARGET=SOURCE", args.name)
+        # A shell has put the person's home in for ~ only at the start of a word.
+        config["mounts"] = {t: str(Path(s).expanduser().absolute()) for t, s in pairs.items()}
+    if args.env:
+        config["env"] = _pairs(args.env, "--env", "NAME=VALUE", args.name)
+    if args.preload:
+        config["preload"] = args.preload
+    return config
+
+
+def _pairs(given: Sequence[str], option: str, form: str, name: str) -> dict[str, str]:
+    pairs = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not (key and equals and value):
+            raise KernelspecError(
+                name=name, reason=f"{option} {text} is no pair", remedy=f"write {option} {form}"
+            )
+        pairs[key] = value
+    return pairs
+
+
+def install(request: Request, environ: Mapping[str, str]) -> Installed:
+    """Check a request and write its kernelspec, with the shipped logos.
+
+    Raises:
+        ConfigError, MountError: its kernels would never start.
+        KernelspecError: name or place cannot be used; what was there is as it was.
+    """
+    from jupyter_client.kernelspec import KernelSpecManager  # noqa: PLC0415  100 ms
+
+    if not NAME.fullmatch(request.name):
+        raise KernelspecError(
+            name=request.name,
+            reason="a name has letters, digits, dots, hyphens and underscores only",
+            remedy="take another --name",
+        )
+    policy = parse_policy(request.config, ceilings=read_ceilings(environ), source=SOURCE)
+    manager = KernelSpecManager()
+    folder = Path(_folder(request.where, manager), request.name)
+    if folder.exists() and not request.replace:
+        raise KernelspecError(
+            name=request.name,
+            reason=f"{folder} is there already",
+            remedy="add --replace to write over it, or take another --name",
+        )
+    display_name = request.display_name or display_name_of(policy)
+    spec = kernel_json(request.config, policy, display_name)
+    _write(folder, spec, request.name)
+    same = tuple(
+        other.name
+        for other in kernelspecs.installed()
+        if other.display_name == display_name and other.name != request.name
+    )
+    return Installed(
+        name=request.name,
+        file=str(folder / "kernel.json"),
+        display_name=display_name,
+        hidden=str(folder.parent) not in manager.kernel_dirs,
+        same_display_name=same,
+    )
+
+
+def _folder(where: str, manager: Any) -> str:
+    if where == "user" or (not where and sys.prefix == sys.base_prefix):
+        return str(manager.user_kernel_dir)
+    return str(Path(where or sys.prefix, "share/jupyter/kernels").absolute())
+
+
+def display_name_of(policy: KernelPolicy) -> str:
+    """A name that tells the limits, since it is all that a list of kernels shows."""
+    memory, cpus = show("memory", policy.memory), show("cpus", policy.cpus)
+    image = "" if policy.image == KernelPolicy().image else f", {policy.image}"
+    return f"Python (ML sandbox, {memory}, {cpus} CPU, offline{image})"
+
+
+def kernel_json(
+    config: Mapping[str, Any], policy: KernelPolicy, display_name: str
+) -> dict[str, Any]:
+    """The kernelspec; numbers as numbers, sizes as they were typed."""
+    numbers = {key: getattr(policy, key) for key in NUMBERS if key in config}
+    plain = {key: int(n) if n == int(n) else n for key, n in numbers.items()}
+    return {
+        "argv": [launcher(), "launch", "{connection_file}"],
+        "display_name": display_name,
+        "language": "python",
+        "interrupt_mode": "message",
+        "metadata": {
+            "debugger": False,
+            "kernel_provisioner": {
+                "provisioner_name": kernelspecs.PROVISIONER,
+                "config": {**config, **plain},
+            },
+        },
+    }
+
+
+def launcher() -> str:
+    """This environment's command, or its name where it is installed in another way."""
+    beside = Path(sys.executable).parent / "executor-ml"
+    return str(beside) if beside.exists() else "executor-ml"
+
+
+def logos() -> tuple[Path, ...]:
+    """The logos of the kernelspec that came with the package; none if they are gone."""
+    files = metadata.files("executor-ml-kernel") or ()
+    found = [Path(str(f.locate())) for f in files if "kernels" in f.parts and "logo" in f.name]
+    return tuple(path for path in found if path.is_file())
+
+
+def _write(folder: Path, spec: Mapping[str, Any], name: str) -> None:
+    """Make the folder beside its place and move it there, so that it is whole or not there."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".executor-ml-", dir=folder.parent) as scratch:
+            new, old = Path(scratch, "new"), Path(scratch, "old")
+            new.mkdir()
+            (new / "kernel.json").write_text(json.dumps(spec, indent=2) + "\n", encoding="utf-8")
+            for logo in logos():
+                (new / logo.name).write_bytes(logo.read_bytes())
+            if folder.exists():
+                folder.rename(old)
+            try:
+                new.rename(folder)
+            except OSError:
+                if old.exists():
+                    old.rename(folder)
+                raise
+    except OSError as error:
+        raise KernelspecError(
+            name=name,
+            reason=f"{error.strerror or error}: {error.filename or folder}",
+            remedy="take a folder that you can write: --user, --sys-prefix or --prefix P",
+        ) from error
+
+
+def words(installed: Installed) -> str:
+    """What a person should know now."""
+    lines = [f"Wrote {installed.file}", f"Its name is {installed.name}: {installed.display_name}"]
+    if installed.same_display_name:
+        others = ", ".join(installed.same_display_name)
+        lines.append(f"Others are displayed alike ({others}); --display-name tells them apart.")
+    if installed.hidden:
+        prefix = Path(installed.file).parent.parent.parent
+        lines.append(f"Jupyter finds it only with JUPYTER_PATH={prefix}")
+    lines.append(
+        "A running Jupyter server shows it within a minute. It must be restarted only if "
+        "executor-ml-kernel itself was installed after it started."
+    )
+    return "\n".join(lines)

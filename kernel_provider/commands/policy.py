@@ -1,0 +1,112 @@
+"""``executor-ml policy``: every setting in force for a kernelspec, and who set it."""
+
+import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final
+
+from kernel_provider import kernelspecs, names
+from kernel_provider.kernelspecs import Kernelspec
+from kernel_provider.policy import LIMITS, Ceilings, KernelPolicy, read_ceilings, show
+
+DEFAULT: Final = "default"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One setting: ``ceiling`` is what it may be at most, or which values it may have.
+
+    ``value`` and ``ceiling`` are in bytes, processors, pids and seconds; ``ceiling`` is
+    None where anything goes.
+    """
+
+    key: str
+    value: Any
+    source: str
+    ceiling: Any = None
+    ceiling_source: str | None = None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Fill in the command's arguments."""
+    parser.description = (
+        "Show every setting that is in force for a kernelspec, where it was set, and the "
+        "administrator's ceiling. Fails as a start would where a setting is not possible."
+    )
+    parser.add_argument(
+        "--kernel",
+        default=kernelspecs.DEFAULT,
+        metavar="NAME",
+        help="the kernelspec (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the settings as JSON")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print them; raises the error that would end a start."""
+    spec = kernelspecs.named(args.kernel)
+    settings = in_force(spec, read_ceilings(os.environ))
+    if args.json:
+        print(json.dumps({"kernel": spec.name, "settings": [asdict(s) for s in settings]}))
+    else:
+        print(table(settings))
+    return 0
+
+
+def in_force(
+    spec: Kernelspec, ceilings: Ceilings, *, policy_file: str = names.POLICY_FILE
+) -> tuple[Setting, ...]:
+    """Each setting with its sources; raises the error that would end a start."""
+    if spec.problem:
+        raise kernelspecs.KernelspecBrokenError(spec=spec.source, reason=spec.problem)
+    policy = spec.policy(ceilings)
+    held: dict[str, tuple[Any, str]] = {
+        key: (ceilings.limits[key], ceilings.sources.get(key, policy_file))
+        for key in LIMITS
+        if key in ceilings.limits
+    }
+    if ceilings.images is not None:
+        held["image"] = (ceilings.images, policy_file)
+    if ceilings.mount_sources is not None:
+        held["mounts"] = (ceilings.mount_sources, policy_file)
+    return tuple(
+        Setting(
+            key=field.name,
+            value=getattr(policy, field.name),
+            source=f"{spec.folder}/kernel.json" if field.name in spec.config else DEFAULT,
+            ceiling=held[field.name][0] if field.name in held else None,
+            ceiling_source=held[field.name][1] if field.name in held else None,
+        )
+        for field in fields(KernelPolicy)
+    )
+
+
+def table(settings: Sequence[Setting]) -> str:
+    """Aligned columns, the sources last since they are long."""
+    rows = [("setting", "value", "set by", "ceiling", "ceiling set by")]
+    rows += [
+        (
+            s.key,
+            text(s.key, s.value),
+            s.source,
+            "-" if s.ceiling is None else text(s.key, s.ceiling),
+            s.ceiling_source or "-",
+        )
+        for s in settings
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def text(key: str, value: Any) -> str:
+    """A value as people write it."""
+    if isinstance(value, Mapping):
+        return " ".join(f"{name}={content}" for name, content in value.items()) or "none"
+    if isinstance(value, (tuple, list)):
+        return " ".join(value) or "none"
+    return value if isinstance(value, str) else show(key, value)

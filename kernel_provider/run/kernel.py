@@ -1,0 +1,171 @@
+"""The kernel of a run: an installed kernelspec with this run's limits, in a sandbox."""
+
+import logging
+import sys
+from collections.abc import Mapping
+from typing import Any, Final
+
+from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
+from jupyter_client.manager import AsyncKernelManager
+
+from kernel_provider.errors import ConfigError, SandboxError, StartError
+from kernel_provider.link import Death
+from kernel_provider.policy import show
+from kernel_provider.provisioner import SandboxProvisioner
+from kernel_provider.run.model import KernelUnknownError, OutsideKernelError
+
+PROVISIONER: Final = "executor-ml-provisioner"
+OPTIONS: Final = "the options of executor-ml run"
+READY_WITHIN: Final = 30
+
+_SHOWN: Final = ("image", "memory", "cpus", "pids", "tmp_size", "shm_size")
+_QUIET: Final = logging.getLogger("executor-ml.run")
+"""What Jupyter's libraries log here is told in our own words."""
+
+
+class _Specs(KernelSpecManager):  # type: ignore[misc, unused-ignore]
+    """Finds one kernelspec only, which need not be in any file."""
+
+    def __init__(self, spec: KernelSpec) -> None:
+        super().__init__()
+        self._spec = spec
+
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:  # noqa: ARG002
+        """The one."""
+        return self._spec
+
+
+class _Client(AsyncKernelClient):
+    """A client that leaves it to the runner to see that a kernel died.
+
+    nbclient asks once a second, and stops listening when the answer is no; the last
+    words may come after that.
+    """
+
+    async def is_alive(self) -> bool:  # type: ignore[override, unused-ignore]
+        """Yes, as far as nbclient needs to know."""
+        return True
+
+
+def merged(spec: KernelSpec, overrides: Mapping[str, Any]) -> KernelSpec:
+    """The kernelspec with other settings; mounts are added to its own.
+
+    Raises OutsideKernelError where it does not run in a sandbox at all.
+    """
+    given = spec.to_dict()
+    stanza = (given.get("metadata") or {}).get("kernel_provisioner") or {}
+    if stanza.get("provisioner_name") != PROVISIONER:
+        raise OutsideKernelError(kernel=spec.display_name)
+    config = {**(stanza.get("config") or {}), **overrides}
+    own = (stanza.get("config") or {}).get("mounts")
+    if "mounts" in overrides and isinstance(own, Mapping):
+        config["mounts"] = {**own, **overrides["mounts"]}
+    metadata = {**given["metadata"], "kernel_provisioner": {**stanza, "config": config}}
+    return KernelSpec(**{**given, "metadata": metadata})
+
+
+class Kernel:
+    """One kernel: started once, its death seen, ended whatever happens."""
+
+    def __init__(self, name: str, overrides: Mapping[str, Any]) -> None:
+        """Find the kernelspec. Raises KernelUnknownError, OutsideKernelError."""
+        _QUIET.propagate = False
+        if not _QUIET.handlers:
+            _QUIET.addHandler(logging.NullHandler())
+        finder = KernelSpecManager(log=_QUIET)
+        try:
+            self.spec = merged(finder.get_kernel_spec(name), overrides)
+        except NoSuchKernel as error:
+            known = ", ".join(sorted(finder.find_kernel_specs())) or "none"
+            raise KernelUnknownError(kernel=name, python=sys.executable, known=known) from error
+        self.name = name
+        self.log = _QUIET
+        self._overrides = overrides
+        self.manager = AsyncKernelManager(
+            kernel_name=name,
+            kernel_spec_manager=_Specs(self.spec),
+            client_factory=_Client,
+            log=_QUIET,
+        )
+        self.client: AsyncKernelClient | None = None
+        self.language_info: dict[str, Any] = {}
+
+    async def start(self, folder: str) -> AsyncKernelClient:
+        """A client of a kernel that serves.
+
+        Raises SandboxError; ``end`` is still to be called.
+        """
+        try:
+            await self.manager.start_kernel(cwd=folder)
+        except ConfigError as error:
+            raise self._named(error) from error
+        except NoSuchKernel as error:
+            reason = f"Jupyter does not find the provisioner {PROVISIONER}"
+            raise StartError(reason=reason, last_words="") from error
+        self.client = self.manager.client()
+        self.client.start_channels()
+        self.client.allow_stdin = False
+        try:
+            await self.client.wait_for_ready(timeout=READY_WITHIN)
+            info = await self.client.kernel_info(reply=True, timeout=READY_WITHIN)
+        except (RuntimeError, TimeoutError) as error:
+            reason = str(self.death or f"it does not answer within {READY_WITHIN} s")
+            raise StartError(reason=reason, last_words="") from error
+        self.language_info = info["content"]["language_info"]
+        return self.client
+
+    def _named(self, error: ConfigError) -> SandboxError:
+        """The same error, but for who asked: an option, where one did."""
+        given = [*self._overrides, *self._overrides.get("mounts", {}).values()]
+        if error.data.get("key", error.data.get("path")) not in given:
+            return error
+        return type(error)(**{**error.data, "source": OPTIONS})
+
+    @property
+    def _provisioner(self) -> SandboxProvisioner | None:
+        found = self.manager.provisioner
+        return found if isinstance(found, SandboxProvisioner) else None
+
+    @property
+    def death(self) -> Death | None:
+        """How it ended; None while it lives."""
+        held = self._provisioner
+        return held.session.death if held is not None and held.session is not None else None
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """The limits in force, by name, as people write them; empty before the start."""
+        held = self._provisioner
+        policy = getattr(held, "policy", None)
+        if policy is None:
+            return {}
+        values = {name: getattr(policy, name) for name in _SHOWN}
+        return {
+            name: value if isinstance(value, str) else show(name, value)
+            for name, value in values.items()
+        }
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What a notebook says of the kernel that ran it; complete after the start."""
+        spec = {
+            "name": self.name,
+            "display_name": self.spec.display_name,
+            "language": self.spec.language,
+        }
+        return {"kernelspec": spec, "language_info": self.language_info}
+
+    async def interrupt(self) -> None:
+        """As if the person had pressed the stop button."""
+        await self.manager.interrupt_kernel()
+
+    async def end(self) -> None:
+        """Kill it and wait until its sandbox is gone. Twice is fine."""
+        client, self.client = self.client, None
+        if client is not None:
+            client.stop_channels()
+        if self.manager.has_kernel:
+            await self.manager.shutdown_kernel(now=True)
+        else:
+            await self.manager.cleanup_resources()

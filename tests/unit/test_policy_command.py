@@ -1,0 +1,114 @@
+"""``executor-ml policy``: what is in force, and who says so."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kernel_provider import cli
+from kernel_provider.commands.policy import Setting, in_force, table
+from kernel_provider.kernelspecs import Kernelspec
+from kernel_provider.policy import MIB, Ceilings
+
+SPEC = Kernelspec(name="mine", folder="/k/mine", config={"memory": "1g", "preload": ["numpy"]})
+
+
+def test_each_value_has_its_source() -> None:
+    """A kernelspec's own, else the default; a ceiling with who set it."""
+    ceilings = Ceilings(
+        limits={"memory": 2048 * MIB, "cpus": 1.0},
+        sources={"memory": "/etc/p.toml", "cpus": "EXECUTOR_ML_MAX_CPUS"},
+        images=("executor-ml:latest",),
+        mount_sources=("/srv",),
+    )
+    found = {s.key: s for s in in_force(SPEC, ceilings, policy_file="/etc/p.toml")}
+    assert found["memory"] == Setting(
+        key="memory",
+        value=1024 * MIB,
+        source="/k/mine/kernel.json",
+        ceiling=2048 * MIB,
+        ceiling_source="/etc/p.toml",
+    )
+    assert found["cpus"] == Setting(
+        key="cpus",
+        value=0.5,
+        source="default",
+        ceiling=1.0,
+        ceiling_source="EXECUTOR_ML_MAX_CPUS",
+    )
+    assert found["image"].ceiling == ("executor-ml:latest",)
+    assert found["mounts"].ceiling == ("/srv",)
+    assert found["pids"].ceiling is None
+    assert found["preload"].value == ("numpy",)
+
+
+def test_the_table_is_aligned_and_readable() -> None:
+    """Values as people write them, a dash for no ceiling."""
+    lines = table(in_force(SPEC, Ceilings())).splitlines()
+    assert lines[0].split("  ")[0] == "setting"
+    assert "memory           1 GiB               /k/mine/kernel.json  -        -" in lines
+    assert any(line.startswith("mounts") and " none " in line for line in lines)
+    assert any(line.startswith("preload") and " numpy " in line for line in lines)
+
+
+def user_kernel(folder: Path, text: str, name: str = "mine") -> None:
+    """A kernelspec in the user's folder."""
+    place = folder / "kernels" / name
+    place.mkdir(parents=True)
+    (place / "kernel.json").write_text(text)
+
+
+def text(config: object) -> str:
+    """A kernel.json of ours."""
+    wanted = {"provisioner_name": "executor-ml-provisioner", "config": config}
+    return json.dumps({"argv": ["x"], "metadata": {"kernel_provisioner": wanted}})
+
+
+def test_the_command_shows_a_named_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a table and as JSON."""
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("EXECUTOR_ML_MAX_PIDS", "200")
+    user_kernel(tmp_path, text({"env": {"A": "b"}}))
+    assert cli.main(["policy", "--kernel", "mine"]) == 0
+    assert "A=b" in capsys.readouterr().out
+    assert cli.main(["policy", "--kernel", "mine", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    settings = {s["key"]: s for s in told["settings"]}
+    assert told["kernel"] == "mine"
+    assert settings["env"]["value"] == {"A": "b"}
+    assert settings["pids"]["ceiling"] == 200
+    assert settings["pids"]["ceiling_source"] == "EXECUTOR_ML_MAX_PIDS"
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"memroy": "1g"}, "kernelspec mine: there is no setting 'memroy'; did you mean 'memory'?"),
+        ({"cpus": 9}, "cpus = 9 is above the ceiling of 2 set in EXECUTOR_ML_MAX_CPUS"),
+        ([], "kernelspec mine cannot be used: its config is no object"),
+    ],
+)
+def test_what_would_end_a_start_ends_this(
+    config: object,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With the same words."""
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("EXECUTOR_ML_MAX_CPUS", "2")
+    user_kernel(tmp_path, text(config))
+    assert cli.main(["policy", "--kernel", "mine"]) == 78
+    assert words in capsys.readouterr().err
+
+
+def test_a_name_that_is_no_sandbox_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the nearest one; a plain Python kernel has no policy either."""
+    assert cli.main(["policy", "--kernel", "exector-ml"]) == 78
+    err = capsys.readouterr().err
+    assert "no sandboxed kernel named 'exector-ml'; did you mean 'executor-ml'?" in err
+    assert "Fix: take one of: executor-ml" in err
+    assert cli.main(["policy", "--kernel", "python3"]) == 78
