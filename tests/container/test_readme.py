@@ -116,7 +116,7 @@ def test_policy_file_is_real(tmp_path: Path) -> None:
 def test_causes_of_death_are_real() -> None:
     """The table names the causes that the code knows."""
     source = Path(death.__file__).read_text(encoding="utf-8")
-    source += Path(death.__file__).parent.parent.joinpath("session.py").read_text("utf-8")
+    source += Path(death.__file__).parent.parent.joinpath("link.py").read_text("utf-8")
     named = set(re.findall(r'name="(\w+)"', source)) - {"KernelStopped"}
     table = README.partition("## When a kernel dies")[2].partition("## ")[0]
     assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == named
