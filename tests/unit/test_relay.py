@@ -366,7 +366,7 @@ def test_requests_wait_for_subscribers(bench: Bench) -> None:
 
 
 def test_requests_wait_no_longer_than_promised(bench: Bench) -> None:
-    """A subscriber that never comes back delays the others by 0.3 s and no more."""
+    """A subscriber that never comes back delays the others by HOLD and no more."""
     bench.start(subscribers=1)
     begin = time.monotonic()
     client, kernel = bench.pair(SHELL, greet=False)
