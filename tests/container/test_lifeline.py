@@ -154,6 +154,31 @@ def test_attach_needs_the_key(shared_kernel: Pair) -> None:
     assert value(shared_kernel[1], "1") == 1
 
 
+def test_an_attached_owner_restarts(image: str) -> None:
+    """Who joined a kernel can launch its next sandbox: clients find it at the same paths."""
+    assert image
+    first = Session(environ=os.environ, name="first")
+    first.launch(KernelPolicy(), key=KEY, env={})
+    asyncio.run(first.launched(30))
+    second = Session.attach(first.describe(), key=KEY, environ=os.environ, name="second")
+    second.stop()
+    assert asyncio.run(second.gone(10))
+    second.launch(KernelPolicy(), key=KEY, env={})
+    asyncio.run(second.launched(30))
+    client = BlockingKernelClient(transport="ipc", ip=second.ip)
+    client.session.key = KEY.encode()
+    for number, channel in enumerate(("shell", "iopub", "stdin", "control", "hb"), start=1):
+        setattr(client, f"{channel}_port", number)
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=30)
+        assert value(client, "6 * 7") == 42
+    finally:
+        client.stop_channels()
+        second.close()
+        first.close()
+
+
 UNCLAIMED = """
 import os, sys
 sys.path.append(sys.argv[1])
