@@ -773,6 +773,14 @@ def _alive(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
+def _command(pid: int) -> bytes:
+    """The command line of a process; empty where there is none."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 def _forgotten(made: Container) -> bool:
     """Whether the engine thinks within five seconds that the container ended."""
     deadline = time.monotonic() + 5
@@ -801,9 +809,13 @@ def test_engine_loses_one_without_the_profile(engine: docker.DockerClient, image
     with container(engine, image, [PYTHON, "-c", FORGET_ME], "unconfined") as made:
         made.reload()
         pid = int(made.attrs["State"]["Pid"])
+        shim = int(Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[1])
         try:
             assert _forgotten(made)
             assert _alive(pid)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+    # The engine forgot it, so its shim, the parent of its PID 1, waits for ever: ours to end.
+    if str(made.id).encode() in _command(shim):
+        os.kill(shim, signal.SIGKILL)
