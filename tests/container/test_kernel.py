@@ -273,7 +273,9 @@ def test_subprocesses_can_print(shared_kernel: Pair) -> None:
 def test_threads_can_print(shared_kernel: Pair) -> None:
     """Every thread's output is the cell's that started it."""
     code = (
-        "import threading\nts = [threading.Thread(target=print, args=(n,)) for n in range(8)]\n"
+        "import sys, threading\n"  # one write each: print makes two, which may interleave
+        "write = sys.stdout.write\n"
+        "ts = [threading.Thread(target=write, args=(f'{n}\\n',)) for n in range(8)]\n"
         "[t.start() for t in ts]; [t.join() for t in ts]; None"
     )
     assert sorted(run(shared_kernel[1], code).stdout.split()) == [str(n) for n in range(8)]
