@@ -5,7 +5,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-BOOTSTRAP := $(PYTHON) kernel_provider/bootstrap.py
+BOOTSTRAP := $(PYTHON) kernel_provider/setup/bootstrap.py
 ARGS ?=
 
 # Commands are looked up on PATH, as in a person's shell after activating .venv.

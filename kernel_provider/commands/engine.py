@@ -6,8 +6,8 @@ import json
 import os
 import sys
 
-from kernel_provider import engine_host, machine
-from kernel_provider.engine_host import EngineHome, EngineStatus
+from kernel_provider.setup import engine_host, machine
+from kernel_provider.setup.engine_host import EngineHome, EngineStatus
 from kernel_provider.steps import Steps
 
 

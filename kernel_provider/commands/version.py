@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 
-from kernel_provider import __version__, engine_host, names
+from kernel_provider import __version__, names
 from kernel_provider.engines.docker import DockerEngine
 from kernel_provider.errors import SandboxError
+from kernel_provider.setup import engine_host
 
 
 def versions(environ: Mapping[str, str]) -> str:

@@ -7,10 +7,11 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from kernel_provider import debian, machine, names
+from kernel_provider import names
 from kernel_provider.doctor.checks import ENGINE, IMAGE, KERNELSPECS, LEFTOVERS
 from kernel_provider.doctor.model import CheckResult, Status
-from kernel_provider.engine_host import EngineHome
+from kernel_provider.setup import debian, machine
+from kernel_provider.setup.engine_host import EngineHome
 from kernel_provider.steps import SetupError, Steps
 
 

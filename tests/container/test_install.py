@@ -112,5 +112,5 @@ print(KernelProvisionerFactory.instance().get_provisioner_entries())
 
 def test_set_up_needs_nothing_installed() -> None:
     """The bootstrap and all that it imports run on the standard library alone."""
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import kernel_provider.bootstrap"
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import kernel_provider.setup.bootstrap"
     run(sys.executable, "-I", "-S", "-c", code, ROOT)

@@ -10,9 +10,9 @@ from pathlib import Path
 import docker
 import pytest
 
-from kernel_provider import engine_host
-from kernel_provider.engine_host import EngineHome
 from kernel_provider.errors import EngineError
+from kernel_provider.setup import engine_host
+from kernel_provider.setup.engine_host import EngineHome
 
 pytestmark = [
     pytest.mark.container,

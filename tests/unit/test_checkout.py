@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from kernel_provider import checkout
-from kernel_provider.checkout import Checkout
+from kernel_provider.setup import checkout
+from kernel_provider.setup.checkout import Checkout
 
 
 @pytest.fixture

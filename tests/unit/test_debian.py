@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel_provider import debian
+from kernel_provider.setup import debian
 
 
 def test_nothing_is_ever_removed() -> None:

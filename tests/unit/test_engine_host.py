@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from kernel_provider import engine_host
-from kernel_provider.engine_host import EngineHome, EngineStatus
 from kernel_provider.errors import EngineError, EngineUnreachableError
+from kernel_provider.setup import engine_host
+from kernel_provider.setup.engine_host import EngineHome, EngineStatus
 
 
 @pytest.fixture

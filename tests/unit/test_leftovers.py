@@ -1,6 +1,6 @@
 """Which mounts are an engine's, as text."""
 
-from kernel_provider.leftovers import engine_mounts
+from kernel_provider.setup.leftovers import engine_mounts
 
 MOUNTS = r"""
 22 1 254:0 / / rw - ext4 /dev/vda rw

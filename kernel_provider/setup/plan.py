@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from kernel_provider import debian
+from kernel_provider.setup import debian
 from kernel_provider.steps import SetupError
 
 VENV_PACKAGE: Final = "python3-venv"

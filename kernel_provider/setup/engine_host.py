@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from kernel_provider import host_process, leftovers, names
+from kernel_provider import names
 from kernel_provider.engines.docker import find_socket
 from kernel_provider.errors import (
     EngineError,
@@ -28,6 +28,7 @@ from kernel_provider.errors import (
     EngineUnreachableError,
     SandboxError,
 )
+from kernel_provider.setup import host_process, leftovers
 from kernel_provider.steps import last_lines
 
 START_TIMEOUT: Final = 60.0

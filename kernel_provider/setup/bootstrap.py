@@ -1,4 +1,4 @@
-"""Set a checkout up from nothing: ``python3 kernel_provider/bootstrap.py venv``.
+"""Set a checkout up from nothing: ``python3 kernel_provider/setup/bootstrap.py venv``.
 
 Runs with any Python 3.11 or newer and the standard library, before anything is
 installed. Prints what it will change and asks on a terminal; changes nothing that is
@@ -23,12 +23,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from kernel_provider import debian, engine_host
-from kernel_provider.checkout import Checkout
-from kernel_provider.engine_host import EngineHome
 from kernel_provider.errors import SandboxError
-from kernel_provider.machine import agree, announce, gather, start_engine
-from kernel_provider.setup_plan import BrowserFacts, describe, plan
+from kernel_provider.setup import debian, engine_host
+from kernel_provider.setup.checkout import Checkout
+from kernel_provider.setup.engine_host import EngineHome
+from kernel_provider.setup.machine import agree, announce, gather, start_engine
+from kernel_provider.setup.plan import BrowserFacts, describe, plan
 from kernel_provider.steps import CommandError, Steps, run_visibly
 
 TARGETS = ("venv", "engine", "image", "test", "demo", "clean")
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("target", choices=TARGETS)
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="passed on to the demo")
     options = parser.parse_args(arguments)
-    checkout = Checkout(root=Path(__file__).resolve().parent.parent)
+    checkout = Checkout(root=Path(__file__).resolve().parents[2])
     steps = Steps(sys.stdout)
     try:
         with _one_at_a_time(checkout.root, steps):

@@ -9,12 +9,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from kernel_provider import debian, engine_host, names
-from kernel_provider.checkout import has_ensurepip
-from kernel_provider.engine_host import EngineHome, EngineStatus
+from kernel_provider import names
 from kernel_provider.engines.docker import DockerEngine
 from kernel_provider.errors import EngineUnreachableError, SandboxError
-from kernel_provider.setup_plan import Facts, describe, plan
+from kernel_provider.setup import debian, engine_host
+from kernel_provider.setup.checkout import has_ensurepip
+from kernel_provider.setup.engine_host import EngineHome, EngineStatus
+from kernel_provider.setup.plan import Facts, describe, plan
 from kernel_provider.steps import SetupError, Steps
 
 

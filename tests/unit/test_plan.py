@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from kernel_provider.setup_plan import BrowserFacts, Facts, Plan, describe, plan
+from kernel_provider.setup.plan import BrowserFacts, Facts, Plan, describe, plan
 from kernel_provider.steps import SetupError
 
 READY = Facts(
