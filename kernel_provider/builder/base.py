@@ -16,7 +16,7 @@ from typing import Final
 
 from kernel_provider.builder.images import Images
 from kernel_provider.builder.model import AUTO, BuildRequest
-from kernel_provider.builder.process import ended, last_words
+from kernel_provider.builder.process import follow, last_words
 from kernel_provider.errors import BuildError
 
 OFFICIAL: Final = "python:3.11-slim"
@@ -99,24 +99,17 @@ def debootstrap_command(program: str, root: Path) -> list[str]:
 def _debootstrap(
     request: BuildRequest, program: str, root: Path, say: Callable[[str], None]
 ) -> None:
-    environ = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}"}
-    environ |= {"LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
-    process = subprocess.Popen(
+    environ = {
+        "PATH": f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}",
+        "LC_ALL": "C",
+        "DEBIAN_FRONTEND": "noninteractive",
+    }
+    code, lines = follow(
         debootstrap_command(program, root),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        env=environ,
-        start_new_session=True,
+        environ,
+        lambda line: say(line.removeprefix("I: ").rstrip(". ")),
     )
-    lines: list[str] = []
-    with ended(process):
-        for line in process.stdout or ():
-            lines.append(line)
-            say(line.strip().removeprefix("I: ").rstrip(". "))
-    if process.returncode:
+    if code:
         raise _failed(request, lines, "see that this machine reaches a Debian mirror")
 
 

@@ -3,7 +3,7 @@
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
 
@@ -16,6 +16,28 @@ def last_words(lines: Sequence[str], count: int = LAST_LINES) -> str:
     """The last lines that say something, indented, as an error shows them."""
     kept = [line.rstrip() for line in lines if line.strip()][-count:]
     return "".join(f"\n    {line}" for line in kept)
+
+
+def follow(
+    command: Sequence[str], environ: Mapping[str, str], on_line: Callable[[str], None]
+) -> tuple[int, list[str]]:
+    """Run a command, tell each of its lines as it comes; its exit code and all lines."""
+    lines: list[str] = []
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env={**os.environ, **environ},
+        start_new_session=True,
+    )
+    with ended(process):
+        for line in process.stdout or ():
+            lines.append(line.rstrip())
+            on_line(line.strip())
+    return process.returncode, lines
 
 
 @contextmanager

@@ -6,9 +6,7 @@ built again without any download. https://pip.pypa.io/en/stable/cli/pip_download
 
 import hashlib
 import importlib.util
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,7 +19,7 @@ from typing import Final
 from kernel_provider.builder.context import Context
 from kernel_provider.builder.lock import CPU_INDEX, refuse_cuda, required
 from kernel_provider.builder.model import BuildRequest
-from kernel_provider.builder.process import ended, last_words
+from kernel_provider.builder.process import follow, last_words
 from kernel_provider.errors import BuildError
 
 PYTHON: Final = "3.11"
@@ -158,25 +156,13 @@ def _download(
 
 def _run(command: Sequence[str], say: Callable[[str], None]) -> tuple[int, list[str]]:
     """Run pip, tell what it gets, and return its exit code and all lines."""
-    lines: list[str] = []
-    environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        env=environ,
-        start_new_session=True,
-    )
-    with ended(process):
-        for line in process.stdout or ():
-            lines.append(line.rstrip())
-            word, _, rest = line.strip().partition(" ")
-            if word in {"Collecting", "Downloading"}:
-                say(f"{word.lower()} {rest.split(' (from')[0].split('==')[0]}")
-    return process.returncode, lines
+
+    def tell(line: str) -> None:
+        word, _, rest = line.partition(" ")
+        if word in {"Collecting", "Downloading"}:
+            say(f"{word.lower()} {rest.split(' (from')[0].split('==')[0]}")
+
+    return follow(command, {"PYTHONUNBUFFERED": "1"}, tell)
 
 
 def read_metadata(wheel: Path) -> str:

@@ -1,9 +1,8 @@
 """Run the demo's notebook cell by cell and show what it says."""
 
 import json
-import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from importlib import resources
 from pathlib import Path
@@ -15,12 +14,11 @@ from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
+from kernel_provider.run.text import shown, title
 from kernel_provider.steps import Steps
 
 CELL_TIMEOUT: Final = 300
 """Seconds; at half a processor the slowest cell was seen to take 15."""
-
-_ANSI: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 def load() -> NotebookNode:
@@ -84,33 +82,8 @@ def _run_cell(client: NotebookClient, index: int, label: str, steps: Steps) -> N
         with steps.step(f"{label}: {title(cell.source)}"):
             client.execute_cell(cell, index, execution_count=client.code_cells_executed + 1)
     finally:
-        for line in shown(cell.outputs):
+        for line in shown(cell.outputs, figures="the HTML file"):
             steps.say(f"      | {line}")
-
-
-def title(source: str) -> str:
-    """A cell's first comment, else its first line."""
-    first = source.strip().partition("\n")[0]
-    return first.lstrip("# ")
-
-
-def shown(outputs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """The lines that stand for a cell's outputs in a terminal."""
-    for output in outputs:
-        text = _text(output)
-        yield from _ANSI.sub("", text).rstrip().splitlines()
-
-
-def _text(output: Mapping[str, Any]) -> str:
-    kind = output["output_type"]
-    if kind == "stream":
-        return str(output["text"])
-    if kind == "error":
-        return "\n".join(output["traceback"]) or f"{output['ename']}: {output['evalue']}"
-    data = output["data"]
-    if "image/png" in data:
-        return f"[figure, {len(data['image/png']) * 3 // 4 / 1000:.0f} kB: see the HTML file]"
-    return str(data.get("text/plain", f"[{', '.join(data)}]"))
 
 
 def save(notebook: NotebookNode, folder: Path) -> tuple[Path, Path]:

@@ -54,14 +54,14 @@ def title(source: str) -> str:
     return text if len(text) <= TITLE else f"{text[: TITLE - 3]}..."
 
 
-def shown(outputs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """The lines that stand for a cell's outputs in a terminal."""
+def shown(outputs: Sequence[Mapping[str, Any]], *, figures: str = "the notebook") -> Iterator[str]:
+    """The lines that stand for a cell's outputs in a terminal; ``figures`` has the rest."""
     for output in outputs:
-        for line in _text(output).rstrip().split("\n"):
+        for line in _text(output, figures).rstrip().split("\n"):
             yield printable(line.rstrip("\r").rpartition("\r")[2])
 
 
-def _text(output: Mapping[str, Any]) -> str:
+def _text(output: Mapping[str, Any], figures: str) -> str:
     kind = output["output_type"]
     if kind == "stream":
         return str(output["text"])
@@ -70,5 +70,5 @@ def _text(output: Mapping[str, Any]) -> str:
     data = output["data"]
     for form in ("image/png", "image/jpeg"):
         if form in data:
-            return f"[figure, {len(data[form]) * 3 // 4 / 1000:.0f} kB: see the notebook]"
+            return f"[figure, {len(data[form]) * 3 // 4 / 1000:.0f} kB: see {figures}]"
     return str(data.get("text/plain", f"[{', '.join(data)}]"))

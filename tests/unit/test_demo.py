@@ -2,7 +2,6 @@
 
 import ast
 from pathlib import Path
-from typing import Any
 
 import nbformat
 
@@ -40,41 +39,6 @@ def test_mounts_are_added_once() -> None:
     }
     assert notebook.with_mounts(once, {"/models/m": "/host/m"}, " + m") == once
     assert "mounts" not in str(spec)
-
-
-def test_outputs_are_shown_as_text() -> None:
-    """Colours are dropped, a figure is named, an error is shown whole."""
-    outputs: list[dict[str, Any]] = [
-        {"output_type": "stream", "text": "\x1b[31mred\x1b[0m\nline\n"},
-        {
-            "output_type": "display_data",
-            "data": {"image/png": "A" * 4000, "text/plain": "F"},
-        },
-        {"output_type": "execute_result", "data": {"text/plain": "42"}},
-        {
-            "output_type": "error",
-            "ename": "E",
-            "evalue": "v",
-            "traceback": ["a\nb", "E: v"],
-        },
-        {"output_type": "error", "ename": "E", "evalue": "v", "traceback": []},
-    ]
-    assert list(notebook.shown(outputs)) == [
-        "red",
-        "line",
-        "[figure, 3 kB: see the HTML file]",
-        "42",
-        "a",
-        "b",
-        "E: v",
-        "E: v",
-    ]
-
-
-def test_a_cell_is_named_by_its_first_comment() -> None:
-    """So that progress reads like a table of contents."""
-    assert notebook.title("\n# Ask a model\nx = 1") == "Ask a model"
-    assert notebook.title("x = 1") == "x = 1"
 
 
 def test_a_model_is_made_anew_when_its_recipe_changes(tmp_path: Path) -> None:

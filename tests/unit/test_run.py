@@ -501,3 +501,38 @@ def test_an_unknown_kernel_names_the_known_ones(
     assert "executor-ml doctor" in told
     assert [p.name for p in tmp_path.iterdir()] == ["n.ipynb"]
     assert issubclass(OutsideKernelError, SandboxError)
+
+
+def test_outputs_are_shown_as_text() -> None:
+    """Colours are dropped, a figure is named, an error is shown whole."""
+    outputs: list[dict[str, Any]] = [
+        {"output_type": "stream", "text": "\x1b[31mred\x1b[0m\nline\n"},
+        {
+            "output_type": "display_data",
+            "data": {"image/png": "A" * 4000, "text/plain": "F"},
+        },
+        {"output_type": "execute_result", "data": {"text/plain": "42"}},
+        {
+            "output_type": "error",
+            "ename": "E",
+            "evalue": "v",
+            "traceback": ["a\nb", "E: v"],
+        },
+        {"output_type": "error", "ename": "E", "evalue": "v", "traceback": []},
+    ]
+    assert list(shown(outputs, figures="the HTML file")) == [
+        "red",
+        "line",
+        "[figure, 3 kB: see the HTML file]",
+        "42",
+        "a",
+        "b",
+        "E: v",
+        "E: v",
+    ]
+
+
+def test_a_cell_is_named_by_its_first_comment() -> None:
+    """So that progress reads like a table of contents."""
+    assert title("\n# Ask a model\nx = 1") == "Ask a model"
+    assert title("x = 1") == "x = 1"
