@@ -7,7 +7,7 @@ what happened, the second how to mend it. No per cent signs: jupyter_server doub
 them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 
@@ -51,6 +51,13 @@ class CeilingError(ConfigError):
 
     summary = "{source}: {key} = {value} is above the ceiling of {ceiling} set in {ceiling_source}"
     fix = "ask for at most {ceiling}, or have the administrator raise it in {ceiling_source}"
+
+
+class MachineLimitError(ConfigError):
+    """A limit above what the machine has, which would hold nothing back."""
+
+    summary = "{source}: {key} = {value} is more than this machine has: {found}"
+    fix = "ask for at most {found}"
 
 
 class MountError(ConfigError):
@@ -158,6 +165,14 @@ class CudaTorchError(BuildError):
 
     summary = "{what} brings in CUDA packages that this image has no use for: {packages}"
     fix = "take the CPU build of torch: pip finds it with --extra-index-url {index}"
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """The end of a sentence on an unknown word: the nearest known one, if any is near."""
+    import difflib  # noqa: PLC0415  on the path of no start that succeeds
+
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def from_wire(wire: Mapping[str, Any]) -> SandboxError:

@@ -12,7 +12,8 @@ from typing import Any, Final, cast
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 
-from kernel_provider.policy import parse_policy, read_ceilings
+from kernel_provider.ceilings import read_ceilings
+from kernel_provider.policy import parse_policy
 from kernel_provider.session import Session
 from kernel_provider.warden.rendezvous import CHANNELS
 

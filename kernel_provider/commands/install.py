@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from kernel_provider import kernelspecs
+from kernel_provider.ceilings import read_ceilings
 from kernel_provider.errors import SandboxError
-from kernel_provider.policy import KernelPolicy, parse_policy, read_ceilings, show
+from kernel_provider.policy import KernelPolicy, parse_policy
+from kernel_provider.values import show
 
 SOURCE: Final = "the command line"
 NUMBERS: Final = ("cpus", "pids", "startup_timeout")
@@ -70,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--name", default=kernelspecs.DEFAULT, help="what --kernel takes (default: %(default)s)"
     )
     parser.add_argument("--display-name", metavar="D", help="by default one that tells the limits")
-    parser.add_argument("--memory", metavar="M", help="all memory, such as 512m or 2GiB")
+    parser.add_argument("--memory", metavar="M", help="all memory, such as 512m or 2GB")
     parser.add_argument("--cpus", metavar="C", help="processors, such as 0.5")
     parser.add_argument("--pids", metavar="N", help="processes and threads")
     parser.add_argument("--tmp-size", metavar="SIZE", help="size of /tmp, part of the memory")

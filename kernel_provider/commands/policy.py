@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
 from kernel_provider import kernelspecs, names
+from kernel_provider.ceilings import LIMITS, Ceilings, read_ceilings
 from kernel_provider.kernelspecs import Kernelspec
-from kernel_provider.policy import LIMITS, Ceilings, KernelPolicy, read_ceilings, show
+from kernel_provider.policy import KernelPolicy
+from kernel_provider.values import show
 
 DEFAULT: Final = "default"
 
@@ -59,8 +61,6 @@ def in_force(
     spec: Kernelspec, ceilings: Ceilings, *, policy_file: str = names.POLICY_FILE
 ) -> tuple[Setting, ...]:
     """Each setting with its sources; raises the error that would end a start."""
-    if spec.problem:
-        raise kernelspecs.KernelspecBrokenError(spec=spec.source, reason=spec.problem)
     policy = spec.policy(ceilings)
     held: dict[str, tuple[Any, str]] = {
         key: (ceilings.limits[key], ceilings.sources.get(key, policy_file))
@@ -75,7 +75,7 @@ def in_force(
         Setting(
             key=field.name,
             value=getattr(policy, field.name),
-            source=f"{spec.folder}/kernel.json" if field.name in spec.config else DEFAULT,
+            source=spec.file if field.name in spec.config else DEFAULT,
             ceiling=held[field.name][0] if field.name in held else None,
             ceiling_source=held[field.name][1] if field.name in held else None,
         )

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from kernel_provider.ceilings import Ceilings
 from kernel_provider.engines import ImageFacts
 from kernel_provider.errors import SandboxError
 from kernel_provider.kernelspecs import Kernelspec
-from kernel_provider.policy import Ceilings
 
 
 class Status(StrEnum):

@@ -604,7 +604,7 @@ def test_a_launch_above_the_ceiling_leaves_nothing(
     monkeypatch.setenv("EXECUTOR_ML_MAX_MEMORY", "256m")
     km = manager()
     text = fails(km, CeilingError)
-    assert "memory = 512 MiB is above the ceiling of 256 MiB set in EXECUTOR_ML_MAX_MEM" in text
+    assert "memory = 512 MB is above the ceiling of 256 MB set in EXECUTOR_ML_MAX_MEM" in text
     watch.nothing_new()
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from kernel_provider.policy import Ceilings, KernelPolicy, parse_policy, read_ceilings
+from kernel_provider.ceilings import Ceilings, read_ceilings
+from kernel_provider.policy import KernelPolicy, parse_policy
 from kernel_provider.warden import death
 
 pytestmark = pytest.mark.container

@@ -273,13 +273,15 @@ def test_ours_is_read_and_others_are_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (f"{{ {kernelspecs.PROVISIONER}", "JSONDecodeError"),
+        (f"{{ {kernelspecs.PROVISIONER}", "line 1, column 3: not JSON: Expecting"),
+        ("", "line 1, column 1: not JSON"),
+        ('{"argv": [],\n "metadata": {},}', "line 2, column 1"),
         (json.dumps({"argv": [], "metadata": kernelspecs.PROVISIONER}), "TypeError"),
         (spec(config=[]), "its config is no object"),
     ],
 )
 def test_ours_that_is_broken_says_why(tmp_path: Path, text: str, problem: str) -> None:
-    """Jupyter would just not list it."""
+    """Jupyter would just not list it; whose one is that is not JSON nobody can tell."""
     found = kernelspecs.read_file("mine", folder(tmp_path, text))
     assert found is not None
     assert problem in found.problem

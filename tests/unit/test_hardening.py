@@ -19,8 +19,9 @@ from kernel_provider.hardening import (
     policy_digest,
     sandbox_spec,
 )
-from kernel_provider.policy import MIB, KernelPolicy
+from kernel_provider.policy import KernelPolicy
 from kernel_provider.seccomp import profile_json
+from kernel_provider.values import MIB
 
 
 def test_the_default_policy_asks_for_exactly_this() -> None:

@@ -9,22 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kernel_provider.ceilings import Ceilings, Machine, read_ceilings, this_machine
 from kernel_provider.errors import (
     CeilingError,
     ConfigError,
+    MachineLimitError,
     MountError,
     SandboxError,
     UnknownKeyError,
 )
-from kernel_provider.policy import (
-    MIB,
-    Ceilings,
-    KernelPolicy,
-    parse_policy,
-    parse_size,
-    read_ceilings,
-    show,
-)
+from kernel_provider.policy import KernelPolicy, parse_policy
+from kernel_provider.values import MIB, parse_size, show
 
 FREE = Ceilings()
 
@@ -129,19 +124,22 @@ def test_no_key_loosens_the_hardening(key: str) -> None:
     ("config", "reason"),
     [
         ({"memory": "lots"}, "write a size"),
-        ({"memory": "64m"}, "at least 96 MiB"),
-        ({"memory": -1}, "at least 96 MiB"),
+        ({"memory": "64m"}, "at least 96 MB"),
+        ({"memory": -1}, "at least 96 MB"),
         ({"memory": None}, "write a size"),
-        ({"memory": "128m"}, "tmp_size and shm_size are memory too"),
+        ({"memory": "128m"}, "are part of memory .128 MB. and leave none of it"),
+        ({"tmp_size": "600m"}, r"600 MB. and shm_size .64 MB. are part of memory .512 MB"),
+        ({"shm_size": "1g"}, "are part of memory"),
         ({"cpus": 0}, "at least 0.01"),
         ({"cpus": "nan"}, "write a number"),
         ({"cpus": "inf"}, "write a number"),
         ({"cpus": True}, "write a number"),
-        ({"cpus": "many"}, "could not convert"),
+        ({"cpus": "many"}, "write a number such as 2 or 0.5"),
         ({"pids": 12.5}, "write a whole number"),
         ({"pids": "inf"}, "write a number"),
+        ({"pids": 10**400}, "write a number"),
         ({"pids": 8}, "at least 32"),
-        ({"tmp_size": "0"}, "at least 1 MiB"),
+        ({"tmp_size": "0"}, "at least 1 MB"),
         ({"startup_timeout": 0}, "at least 1"),
         ({"startup_timeout": "inf"}, "write a number"),
         ({"image": ""}, "write a text"),
@@ -154,6 +152,8 @@ def test_no_key_loosens_the_hardening(key: str) -> None:
         ({"env": {"": "c"}}, "name of a variable"),
         ({"preload": "numpy"}, "write a list"),
         ({"preload": [1]}, "write a text"),
+        ({"preload": ["a,b"]}, "'a,b' is no name of a module"),
+        ({"preload": ["a-b.c"]}, "is no name of a module"),
         ({"mounts": ["/models"]}, "write an object"),
     ],
 )
@@ -218,7 +218,7 @@ def test_the_ceiling_itself_is_allowed() -> None:
 
 def test_a_default_above_a_ceiling_is_refused_as_well() -> None:
     """A kernelspec that says nothing is held under the ceiling like any other."""
-    with pytest.raises(CeilingError, match="memory = 512 MiB is above the ceiling of 256 MiB"):
+    with pytest.raises(CeilingError, match="memory = 512 MB is above the ceiling of 256 MB"):
         parse({}, Ceilings(limits={"memory": 256 * MIB}, sources={"memory": "X"}))
 
 
@@ -232,7 +232,8 @@ def test_only_listed_images_start_where_there_is_a_list() -> None:
 
 def test_no_file_and_no_variable_is_no_ceiling(tmp_path: Path) -> None:
     """Nothing is held where nobody asked for it."""
-    assert read_ceilings({}, policy_file=str(tmp_path / "none.toml")) == Ceilings()
+    found = read_ceilings({}, policy_file=str(tmp_path / "none.toml"))
+    assert found == Ceilings(machine=this_machine())
 
 
 @pytest.mark.parametrize(
@@ -286,6 +287,43 @@ def test_a_ceiling_of_the_environment_that_means_nothing_stops_every_kernel(
     """An empty variable is a mistake, not infinity."""
     with pytest.raises(ConfigError, match="EXECUTOR_ML_MAX_CPUS"):
         read_ceilings({"EXECUTOR_ML_MAX_CPUS": value}, policy_file="/nonexistent")
+
+
+# --- the machine --------------------------------------------------------------------------
+
+SMALL = Ceilings(machine=Machine(cpus=2, memory=4 * 1024 * MIB - 5000))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said", "most"),
+    [
+        ("cpus", 2.5, "cpus = 2.5", "2 processors"),
+        ("memory", "4g", "memory = 4 GB", "3.75 GB"),
+    ],
+)
+def test_a_limit_above_the_machine_is_refused(
+    key: str, value: object, said: str, most: str
+) -> None:
+    """It would hold nothing back; the remedy is what there is."""
+    with pytest.raises(MachineLimitError) as caught:
+        parse({key: value}, SMALL)
+    first, second = str(caught.value).splitlines()
+    assert first == f"kernelspec mine: {said} is more than this machine has: {most}"
+    assert second == f"Fix: ask for at most {most}"
+
+
+def test_all_of_the_machine_is_allowed() -> None:
+    """What it has is the highest value; who has not looked refuses nothing."""
+    assert parse({"cpus": 2, "memory": 4 * 1024 * MIB - 5000}, SMALL).cpus == 2
+    assert parse({"cpus": 999, "memory": "900t"}).cpus == 999
+
+
+def test_this_machine_is_the_kernels_own() -> None:
+    """As /proc tells, which is what an engine tells as well."""
+    told = Path("/proc/meminfo").read_text(encoding="ascii").split()
+    assert told[0] == "MemTotal:"
+    assert this_machine().memory == int(told[1]) * 1024
+    assert this_machine().cpus >= 1
 
 
 # --- mounts -------------------------------------------------------------------------------

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from kernel_provider import cli
+from kernel_provider.ceilings import Ceilings
 from kernel_provider.commands.policy import Setting, in_force, table
 from kernel_provider.kernelspecs import Kernelspec
-from kernel_provider.policy import MIB, Ceilings
+from kernel_provider.values import MIB
 
 SPEC = Kernelspec(name="mine", folder="/k/mine", config={"memory": "1g", "preload": ["numpy"]})
 
@@ -46,7 +47,7 @@ def test_the_table_is_aligned_and_readable() -> None:
     """Values as people write them, a dash for no ceiling."""
     lines = table(in_force(SPEC, Ceilings())).splitlines()
     assert lines[0].split("  ")[0] == "setting"
-    assert "memory           1 GiB               /k/mine/kernel.json  -        -" in lines
+    assert "memory           1 GB                /k/mine/kernel.json  -        -" in lines
     assert any(line.startswith("mounts") and " none " in line for line in lines)
     assert any(line.startswith("preload") and " numpy " in line for line in lines)
 
@@ -87,7 +88,7 @@ def test_the_command_shows_a_named_kernel(
     [
         ({"memroy": "1g"}, "kernelspec mine: there is no setting 'memroy'; did you mean 'memory'?"),
         ({"cpus": 9}, "cpus = 9 is above the ceiling of 2 set in EXECUTOR_ML_MAX_CPUS"),
-        ([], "kernelspec mine cannot be used: its config is no object"),
+        ([], "/kernels/mine/kernel.json: its config is no object"),
     ],
 )
 def test_what_would_end_a_start_ends_this(
