@@ -117,6 +117,13 @@ class ImageMissingError(SandboxError):
     fix = "run: executor-ml build"
 
 
+class ImageUnknownError(ImageMissingError):
+    """An image that is not the usual one, and may be misspelt; with those there are."""
+
+    summary = "the image {image} is not on this machine{suggestion}"
+    fix = "{remedy}"
+
+
 class ImageProtocolError(SandboxError):
     """The image speaks another version than this package."""
 
@@ -142,6 +149,13 @@ class StartError(SandboxError):
     exit_code = 70
     summary = "the sandbox did not start: {reason}{last_words}"
     fix = "run: executor-ml build (or raise startup_timeout on a slow machine)"
+
+
+class PreloadError(StartError):
+    """A module that the policy wants imported cannot be."""
+
+    summary = "the sandbox did not start: what preload names cannot be imported{last_words}"
+    fix = "take it out of preload, or use an image that has it"
 
 
 class WardenError(SandboxError):

@@ -1,6 +1,7 @@
 """Judge what was found: one small pure function for each line of the report."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -82,9 +83,10 @@ def cgroups(name: str, engine: EngineFacts) -> CheckResult:
 
 
 def limits(name: str, engine: EngineFacts) -> CheckResult:
-    """Whether it can hold every limit that a sandbox has."""
+    """Whether it can hold every limit that a sandbox has, and what there is to be limited."""
     if not engine.lacking:
-        return ok(name, "memory, swap, cpus and pids can be held")
+        there = f"{engine.machine.cpus:g} processors, {engine.machine.memory // MIB} MB"
+        return ok(name, f"memory, swap, cpus and pids can be held, of {there}")
     found = f"the engine cannot hold: {', '.join(engine.lacking)}"
     if engine.rootless:
         return fail(name, found, "delegate these controllers: systemctl edit user@.service")
@@ -141,16 +143,19 @@ def kernelspec(spec: Kernelspec, facts: Facts) -> CheckResult:
         return fail(name, found, remedy)
     if isinstance(facts.ceilings, SandboxError):
         return skip(name, "the administrator's policy cannot be read")
+    held = facts.ceilings
+    if isinstance(facts.engine, EngineFacts):
+        held = replace(held, machine=facts.engine.machine)
     try:
-        policy = spec.policy(facts.ceilings)
+        policy = spec.policy(held)
     except SandboxError as error:
         return failed(name, error)
     if Path(spec.argv[0]).is_absolute() and not Path(spec.argv[0]).exists():
         remedy = f"run: executor-ml install --name {spec.name} --replace, with its options"
         return warn(name, f"its program {spec.argv[0]} is gone", remedy)
     given = ", ".join(spec.config) or "nothing"
-    held = f"memory {show('memory', policy.memory)}, cpus {show('cpus', policy.cpus)}"
-    return ok(name, f"{held}; it sets {given}")
+    limits = f"memory {show('memory', policy.memory)}, cpus {show('cpus', policy.cpus)}"
+    return ok(name, f"{limits}; it sets {given}")
 
 
 def _is_our_launcher(argv: tuple[str, ...]) -> bool:

@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from kernel_provider import names
@@ -139,9 +140,18 @@ class DockerEngine:
         """Look the image up."""
         status, data = self._call("GET", f"/images/{_quoted(reference)}/json")
         if status == 404:
-            raise ImageMissingError(image=reference)
+            raise self._missing(reference)
         facts = _checked(status, data, action=f"inspect the image {reference}")
         return ImageFacts(id=facts["Id"], labels=facts["Config"].get("Labels") or {})
+
+    def _missing(self, reference: str) -> ImageMissingError:
+        from kernel_provider.engines.missing import missing  # noqa: PLC0415  rarely needed
+
+        rows: Any = ()
+        filters = _quoted(json.dumps({"label": [f"{names.LABEL}={names.KIND_IMAGE}"]}))
+        with suppress(EngineError):
+            rows = self._json("GET", f"/images/json?filters={filters}", action="list images")
+        return missing(reference, [tag for row in rows for tag in row["RepoTags"] or ()])
 
     def create(self, spec: SandboxSpec, *, image_id: str, uid: int) -> str:
         """Create; any warning of the engine is a limit that it discarded, and an error."""

@@ -136,7 +136,12 @@ class Sandbox:
         if wrong is not None:
             raise LimitNotHeldError(key=wrong, asked=asked[wrong], found=found[wrong])
 
-    def failure(self, reason: str, state: ContainerState | None = None) -> StartError:
+    def failure(
+        self,
+        reason: str,
+        state: ContainerState | None = None,
+        kind: type[StartError] = StartError,
+    ) -> StartError:
         """Word a failed start: state, exit code, the last lines that were printed."""
         state = state or self.engine.inspect(self.container)
         words = ""
@@ -146,7 +151,7 @@ class Sandbox:
         lines = self.engine.last_lines(self.container, 8).strip()
         if lines:
             words += "; its last words: " + " | ".join(lines.splitlines()).replace("%", "")
-        return StartError(reason=reason, last_words=words)
+        return kind(reason=reason, last_words=words)
 
     def ended(self, patience: float) -> ContainerState | None:
         """Wait until the engine, too, says that PID 1 is gone; None if it never does."""

@@ -36,6 +36,7 @@ from kernel_provider.errors import (
     ImageMissingError,
     ImageProtocolError,
     MountError,
+    PreloadError,
     SandboxError,
     StartError,
     UnknownKeyError,
@@ -584,6 +585,7 @@ def fails(km: KernelManager, error: type[SandboxError]) -> str:
         ({"memroy": "1g"}, UnknownKeyError, "did you mean 'memory'"),
         ({"image": "executor-ml:none-such"}, ImageMissingError, "executor-ml build"),
         ({"mounts": {"/models/x": "/none/such"}}, MountError, "/none/such"),
+        ({"preload": ["json", "nope.x"]}, PreloadError, "preload of nope.x: ModuleNotFoundError"),
     ],
 )
 def test_a_launch_that_cannot_be_leaves_nothing(

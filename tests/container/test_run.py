@@ -316,6 +316,9 @@ def test_ctrl_c_while_the_kernel_starts(tmp_path: Path) -> None:
     ("words", "environ", "code", "said"),
     [
         (("--image", "no-such-image"), {}, 72, "the image no-such-image is not on this machine"),
+        (("--image", "exector-ml"), {}, 72, "did you mean 'executor-ml:latest'?"),
+        (("--cpus", "999"), {}, 78, "cpus = 999 is more than this machine has"),
+        (("--kernel", "executor-lm"), {}, 78, "did you mean 'executor-ml'?"),
         (("--memory", "1k"), {}, 78, "the options of executor-ml run: memory"),
         (
             ("--memory", "2g"),

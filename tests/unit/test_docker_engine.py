@@ -289,6 +289,52 @@ def test_404_means_what_it_means_for_each_call(fake: FakeDocker, client: Engine)
         client.start("c")
 
 
+IMAGES = json.dumps(
+    [
+        {"RepoTags": ["executor-base:latest"]},
+        {"RepoTags": ["executor-ml:latest", "executor-ml-vision:latest"]},
+        {"RepoTags": ["<none>:<none>"]},
+        {"RepoTags": None},
+    ]
+)
+THERE = "take one of: executor-ml-vision:latest, executor-ml:latest; or make it: "
+
+
+@pytest.mark.parametrize(
+    ("image", "images", "words"),
+    [
+        ("executor-ml:latest", IMAGES, ("", "run: executor-ml build")),
+        (
+            "executor-ml-vison",
+            IMAGES,
+            (
+                "; did you mean 'executor-ml-vision:latest'?",
+                f"{THERE}executor-ml build --tag executor-ml-vison",
+            ),
+        ),
+        ("executor-ml-nlp:latest", "[]", ("", "run: executor-ml build --variant nlp")),
+        ("mine", IMAGES, ("", f"{THERE}executor-ml build --tag mine")),
+        ("mine", "not json", ("", "run: executor-ml build --tag mine")),
+    ],
+)
+def test_a_missing_image_leads_to_the_right_name(
+    fake: FakeDocker, client: Engine, image: str, images: str, words: tuple[str, str]
+) -> None:
+    """The nearest that is there, the others, or the command that makes it."""
+
+    def answer(request: bytes) -> bytes:
+        found = b"/v1.41/images/json?filters=" in request
+        return f"HTTP/1.0 {200 if found else 404} x\r\n\r\n{images if found else '{}'}".encode()
+
+    fake.answer = answer
+    with pytest.raises(ImageMissingError) as caught:
+        client.image(image)
+    assert str(caught.value).splitlines() == [
+        f"the image {image} is not on this machine{words[0]}",
+        f"Fix: {words[1]}",
+    ]
+
+
 def test_409_means_taken_ended_or_under_way(fake: FakeDocker, client: Engine) -> None:
     """On create the name is another's; on kill and remove the work is done already."""
     fake.says(409, b'{"message": "conflict"}')

@@ -9,7 +9,7 @@ import pytest
 
 from kernel_provider import cli
 from kernel_provider.builder.model import BuildRequest, BuildResult, Event, Phase, Report
-from kernel_provider.ceilings import Ceilings
+from kernel_provider.ceilings import Ceilings, Machine
 from kernel_provider.commands.doctor import mend, report, wants_colour
 from kernel_provider.doctor import CheckResult, Facts, Status, examine
 from kernel_provider.doctor import mend as mending
@@ -38,6 +38,7 @@ ENGINE = EngineFacts(
     seccomp=True,
     rootless=False,
     data_root="/var/lib/docker",
+    machine=Machine(cpus=4, memory=8192 * MIB),
 )
 SPEC = Kernelspec(
     name="executor-ml",
@@ -181,6 +182,20 @@ BAD: list[tuple[Facts, str, Status, str, str]] = [
         Status.FAIL,
         "above the ceiling of 2 GB",
         "at most 2 GB",
+    ),
+    (
+        with_spec(config={"cpus": 5}),
+        "kernelspec executor-ml",
+        Status.FAIL,
+        "cpus = 5 is more than this machine has: 4 processors",
+        "ask for at most 4 processors",
+    ),
+    (
+        with_engine(machine=Machine(cpus=4, memory=768 * MIB)),
+        "kernelspec executor-ml",
+        Status.FAIL,
+        "memory = 1 GB is more than this machine has: 768 MB",
+        "ask for at most 768 MB",
     ),
     (
         with_spec(argv=("/gone/executor-ml", "launch", "{connection_file}")),

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from kernel_provider import kernelspecs, names
+from kernel_provider.ceilings import Machine
 from kernel_provider.doctor import gather, host, jupyter
 from kernel_provider.doctor.engine import ask
 from kernel_provider.doctor.model import ServerSettings
@@ -35,6 +36,8 @@ INFO: dict[str, Any] = {
     "CgroupDriver": "systemd",
     "SecurityOptions": ["name=seccomp,profile=builtin", "name=rootless"],
     "DockerRootDir": "/home/me/.local/share/docker",
+    "NCPU": 8,
+    "MemTotal": 1 << 34,
 }
 VERSION = {"Version": "29.0", "ApiVersion": "1.52", "MinAPIVersion": "1.44"}
 
@@ -83,6 +86,7 @@ def test_the_engine_is_described(docker: tuple[str, dict[str, tuple[int, bytes]]
     assert found.lacking == ("swap", "cpus")
     assert (found.seccomp, found.rootless) == (True, True)
     assert (found.api, found.oldest_api, found.version) == ("1.52", "1.44", "29.0")
+    assert found.machine == Machine(cpus=8, memory=1 << 34)
     assert found.data_root == "/home/me/.local/share/docker"
 
 
