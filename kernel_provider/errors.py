@@ -39,6 +39,13 @@ class ConfigError(SandboxError):
     fix = "change {key} in {source}"
 
 
+class ConfigFileError(ConfigError):
+    """An administrator's file that cannot be understood: it was meant as a ceiling."""
+
+    summary = "{source} cannot be read: {reason}"
+    fix = "mend it; no kernel starts before that"
+
+
 class UnknownKeyError(ConfigError):
     """A setting that does not exist, with the nearest one that does."""
 
@@ -58,6 +65,16 @@ class MachineLimitError(ConfigError):
 
     summary = "{source}: {key} = {value} is more than this machine has: {found}"
     fix = "ask for at most {found}"
+
+
+class LoopbackError(ConfigError):
+    """Loopback where its sockets escape the memory limit, and nobody insisted."""
+
+    summary = (
+        "{source}: loopback = true is not possible: on this machine (control groups "
+        "version 1) sockets hold unread data outside of the memory limit"
+    )
+    fix = 'set loopback to "insist" in {source} to have it all the same'
 
 
 class MountError(ConfigError):
@@ -107,6 +124,16 @@ class EngineAddressError(EngineError):
     exit_code = 78
     summary = "DOCKER_HOST is {address}, and a sandbox needs an engine on this machine"
     fix = "set DOCKER_HOST to unix:///path/to/docker.sock, or unset it"
+
+
+class GpuError(EngineError):
+    """The engine could not give a sandbox the GPUs that it was asked for."""
+
+    summary = "the engine did not start a sandbox with GPUs: {reason}"
+    fix = (
+        "install NVIDIA's container toolkit, run nvidia-ctk runtime configure, and restart "
+        "the engine; or take gpus out of the settings"
+    )
 
 
 class ImageMissingError(SandboxError):

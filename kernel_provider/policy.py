@@ -12,10 +12,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from kernel_provider import names
-from kernel_provider.ceilings import LIMITS, Ceilings, Machine
+from kernel_provider.ceilings import LEAST, LIMITS, Ceilings, Machine, Said, is_inside
 from kernel_provider.errors import (
     CeilingError,
     ConfigError,
+    LoopbackError,
     MachineLimitError,
     MountError,
     UnknownKeyError,
@@ -23,6 +24,9 @@ from kernel_provider.errors import (
 )
 from kernel_provider.values import (
     MIB,
+    Gpus,
+    Limit,
+    amount,
     parse_env,
     parse_mapping,
     parse_modules,
@@ -49,6 +53,8 @@ class KernelPolicy:
     env: Mapping[str, str] = field(default_factory=dict)
     preload: tuple[str, ...] = ()
     startup_timeout: float = 55.0
+    loopback: bool | str = False
+    gpus: Gpus = 0
 
 
 _PARSERS: Final[Mapping[str, Callable[[object], Any]]] = {
@@ -59,16 +65,6 @@ _PARSERS: Final[Mapping[str, Callable[[object], Any]]] = {
     "preload": parse_modules,
     "startup_timeout": parse_number,
 }
-
-_LEAST: Final[Mapping[str, float]] = {
-    "memory": 96 * MIB,
-    "cpus": 0.01,
-    "pids": 32,
-    "tmp_size": MIB,
-    "shm_size": MIB,
-    "startup_timeout": 1,
-}
-"""Below these no kernel can start: ipykernel alone has 15 threads and 60 MB."""
 
 
 def parse_policy(
@@ -82,89 +78,118 @@ def parse_policy(
     Raises:
         UnknownKeyError, ConfigError, CeilingError, MountError: no kernel is started.
     """
-    known = [f.name for f in fields(KernelPolicy)]
-    values: dict[str, Any] = {}
-    for key, value in config.items():
-        if key not in known:
-            raise UnknownKeyError(
-                source=source, key=key, suggestion=suggest(key, known), known=", ".join(known)
-            )
-        try:
-            values[key] = _PARSERS[key](value)
-        except ValueError as error:
-            raise ConfigError(source=source, key=key, value=value, reason=str(error)) from error
-    policy = KernelPolicy(**values)
-    _check_least(policy, source)
-    _check_scratch(policy, config, source)
-    _check_ceilings(policy, ceilings, source)
-    _check_machine(policy, ceilings.machine, source)
-    _check_mounts(policy, ceilings, source)
+    given = {key: (source, value) for key, value in config.items()}
+    asked: Said = {**ceilings.defaults, **given}
+    policy = KernelPolicy(**{key: _parse(key, *said) for key, said in asked.items()})
+    check = _Check(policy, asked, source)
+    check.least()
+    check.scratch()
+    check.ceilings(ceilings)
+    check.machine(ceilings.machine)
+    check.mounts(ceilings)
     return policy
 
 
-def _check_least(policy: KernelPolicy, source: str) -> None:
-    for key, least in _LEAST.items():
-        value = getattr(policy, key)
-        if not value >= least:  # also refuses nan
-            reason = f"a kernel needs at least {show(key, least)}"
-            raise ConfigError(source=source, key=key, value=show(key, value), reason=reason)
+def _parse(key: str, source: str, value: object) -> Any:
+    known = [f.name for f in fields(KernelPolicy)]
+    if key not in known:
+        raise UnknownKeyError(
+            source=source, key=key, suggestion=suggest(key, known), known=", ".join(known)
+        )
+    try:
+        return _PARSERS[key](value)
+    except ValueError as error:
+        raise ConfigError(source=source, key=key, value=value, reason=str(error)) from error
 
 
-def _check_scratch(policy: KernelPolicy, config: Mapping[str, object], source: str) -> None:
-    """``/tmp`` and ``/dev/shm`` leave some of the memory; else blame what was asked for."""
-    parts = {"tmp_size": policy.tmp_size, "shm_size": policy.shm_size}
-    if sum(parts.values()) < policy.memory:
-        return
-    given = [key for key in sorted(parts, key=lambda key: -parts[key]) if key in config]
-    key = given[0] if given else "memory"
-    told = " and ".join(f"{part} ({show(part, size)})" for part, size in parts.items())
-    raise ConfigError(
-        source=source,
-        key=key,
-        value=show(key, getattr(policy, key)),
-        reason=f"{told} are part of memory ({show('memory', policy.memory)}) and leave none of it",
-    )
+@dataclass(frozen=True)
+class _Check:
+    """A policy, and who asked for what of it: errors blame the right one."""
 
+    policy: KernelPolicy
+    asked: Said
+    source: str
 
-def _check_ceilings(policy: KernelPolicy, ceilings: Ceilings, source: str) -> None:
-    for key, ceiling in ceilings.limits.items():
-        value = getattr(policy, key)
-        if not value <= ceiling:
-            raise CeilingError(
-                source=source,
-                key=key,
-                value=show(key, value),
-                ceiling=show(key, ceiling),
-                ceiling_source=ceilings.sources.get(key, "the policy"),
+    def _who(self, key: str) -> str:
+        return self.asked[key][0] if key in self.asked else self.source
+
+    def _value(self, key: str) -> Limit:
+        value: Limit = getattr(self.policy, key)
+        return value
+
+    def least(self) -> None:
+        """Nothing is so small that no kernel could start."""
+        for key, least in LEAST.items():
+            value = amount(self._value(key))
+            if value < least:
+                reason = f"a kernel needs at least {show(key, least)}"
+                shown = show(key, value)
+                raise ConfigError(source=self._who(key), key=key, value=shown, reason=reason)
+
+    def scratch(self) -> None:
+        """``/tmp`` and ``/dev/shm`` leave some of the memory; else blame what was asked."""
+        policy = self.policy
+        parts = {"tmp_size": policy.tmp_size, "shm_size": policy.shm_size}
+        if sum(parts.values()) < policy.memory:
+            return
+        given = [key for key in sorted(parts, key=lambda key: -parts[key]) if key in self.asked]
+        key = given[0] if given else "memory"
+        told = " and ".join(f"{part} ({show(part, size)})" for part, size in parts.items())
+        raise ConfigError(
+            source=self._who(key),
+            key=key,
+            value=show(key, self._value(key)),
+            reason=f"{told} are part of memory ({show('memory', policy.memory)}) "
+            "and leave none of it",
+        )
+
+    def ceilings(self, ceilings: Ceilings) -> None:
+        """Nothing is above what the administrator allows."""
+        for key, ceiling in ceilings.limits.items():
+            value = self._value(key)
+            if amount(value) > amount(ceiling):
+                raise CeilingError(
+                    source=self._who(key),
+                    key=key,
+                    value=show(key, value),
+                    ceiling=show(key, ceiling),
+                    ceiling_source=ceilings.sources.get(key, "the policy"),
+                )
+        if ceilings.images is not None and self.policy.image not in ceilings.images:
+            allowed = ", ".join(ceilings.images) or "none"
+            raise ConfigError(
+                source=self._who("image"),
+                key="image",
+                value=self.policy.image,
+                reason=f"the administrator allows these images: {allowed}",
             )
-    if ceilings.images is not None and policy.image not in ceilings.images:
-        allowed = ", ".join(ceilings.images) or "none"
-        reason = f"the administrator allows these images: {allowed}"
-        raise ConfigError(source=source, key="image", value=policy.image, reason=reason)
 
+    def machine(self, machine: Machine | None) -> None:
+        """No limit is above what there is: it would promise that, and hold nothing back."""
+        if machine is None:
+            return
+        quarter = 256 * MIB
+        found = {
+            "cpus": (machine.cpus, f"{show('cpus', machine.cpus)} processors"),
+            "memory": (machine.memory, show("memory", machine.memory // quarter * quarter)),
+        }
+        for key, (there, told) in found.items():
+            value = self._value(key)
+            if amount(value) > there:
+                who, shown = self._who(key), show(key, value)
+                raise MachineLimitError(source=who, key=key, value=shown, found=told)
+        if machine.cgroup == 1 and self.policy.loopback is True:
+            raise LoopbackError(source=self._who("loopback"))
 
-def _check_machine(policy: KernelPolicy, machine: Machine | None, source: str) -> None:
-    """A limit above what there is holds nothing back, and would promise what is not there."""
-    if machine is None:
-        return
-    quarter = 256 * MIB
-    found = {
-        "cpus": (machine.cpus, f"{show('cpus', machine.cpus)} processors"),
-        "memory": (machine.memory, show("memory", machine.memory // quarter * quarter)),
-    }
-    for key, (there, told) in found.items():
-        value = getattr(policy, key)
-        if value > there:
-            raise MachineLimitError(source=source, key=key, value=show(key, value), found=told)
-
-
-def _check_mounts(policy: KernelPolicy, ceilings: Ceilings, source: str) -> None:
-    for target, path in policy.mounts.items():
-        place = PurePosixPath(target)
-        if str(place) != target or ".." in place.parts or str(place.parent) not in MOUNT_ROOTS:
-            reason = f"mounts go to a folder directly below {' or '.join(MOUNT_ROOTS)}"
-            raise ConfigError(source=source, key="mounts", value=target, reason=reason)
-        _check_mount_source(path, ceilings, source)
+    def mounts(self, ceilings: Ceilings) -> None:
+        """Each goes to a place for mounts, and comes from a folder that may be shown."""
+        source = self._who("mounts")
+        for target, path in self.policy.mounts.items():
+            place = PurePosixPath(target)
+            if str(place) != target or ".." in place.parts or str(place.parent) not in MOUNT_ROOTS:
+                reason = f"mounts go to a folder directly below {' or '.join(MOUNT_ROOTS)}"
+                raise ConfigError(source=source, key="mounts", value=target, reason=reason)
+            _check_mount_source(path, ceilings, source)
 
 
 def _check_mount_source(path: str, ceilings: Ceilings, source: str) -> None:
@@ -172,10 +197,7 @@ def _check_mount_source(path: str, ceilings: Ceilings, source: str) -> None:
     if not path.startswith("/"):
         raise MountError(source=source, path=path, reason="the path must be absolute")
     allowed = ceilings.mount_sources
-    roots = [os.path.realpath(root) for root in allowed or ()]
-    if allowed is not None and not any(
-        real == root or real.startswith(root.rstrip("/") + "/") for root in roots
-    ):
+    if allowed is not None and not any(is_inside(path, root) for root in allowed):
         raise MountError(source=source, path=path, reason="the policy does not allow it")
     try:
         if not os.access(real, os.R_OK | os.X_OK):

@@ -16,6 +16,14 @@ _UNITS: Final = {"": 1, "b": 1, "k": 1024, "m": MIB, "g": 1024 * MIB, "t": 1024 
 HIGHEST: Final = 1e9
 """No processors, pids or seconds are more than this; sizes are not held by it."""
 
+INSIST: Final = "insist"
+ALL_GPUS: Final = "all"
+Gpus = int | str | tuple[str, ...]
+Limit = float | bool | str | tuple[str, ...]
+"""What a ceiling can hold: numbers, a permission (``loopback``), devices (``gpus``)."""
+
+_DEVICE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._/=-]*")
+
 SIZES: Final = ("memory", "tmp_size", "shm_size")
 """The settings that are bytes."""
 
@@ -109,8 +117,48 @@ def parse_env(value: object) -> dict[str, str]:
     return env
 
 
-def show(key: str, value: float) -> str:
+def parse_loopback(value: object) -> bool | str:
+    """True, false, or ``INSIST``."""
+    said: dict[str, bool | str] = {"true": True, "false": False, INSIST: INSIST}
+    text = str(value).lower() if isinstance(value, (bool, str)) else ""
+    if text not in said:
+        msg = f'write true, false or "{INSIST}"'
+        raise ValueError(msg)
+    return said[text]
+
+
+def parse_gpus(value: object) -> Gpus:
+    """``ALL_GPUS``, how many, or which: the engine's numbers or names of them."""
+    if isinstance(value, str) and value in {ALL_GPUS, "none"}:
+        return ALL_GPUS if value == ALL_GPUS else 0
+    if isinstance(value, (list, tuple)):
+        devices = tuple(str(item) if type(item) is int else item for item in value)
+        if devices and all(isinstance(d, str) and _DEVICE.fullmatch(d) for d in devices):
+            return devices
+    elif isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        with suppress(ValueError):
+            count = parse_count(value)
+            if count >= 0:
+                return count
+    msg = f'write "{ALL_GPUS}", how many, or a list of devices such as ["0"]'
+    raise ValueError(msg)
+
+
+def amount(value: Limit) -> float:
+    """How much a setting asks for, to be compared with its ceiling."""
+    if isinstance(value, str):
+        return math.inf  # all GPUs; insisted: more than any plain word
+    return len(value) if isinstance(value, tuple) else float(value)
+
+
+def show(key: str, value: Limit) -> str:
     """A limit as people write it; MB and GB are Docker's, 1024 KB and 1024 MB."""
+    if isinstance(value, (bool, str)):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return " ".join(value)
+    if key == "gpus" and not value:
+        return "none"
     if key not in SIZES:
         return f"{value:g}"
     for unit, size in (("GB", 1024 * MIB), ("MB", MIB), ("KB", 1024)):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from kernel_provider import kernelspecs, names
+from kernel_provider.admin import said_in_files
 from kernel_provider.ceilings import read_ceilings
 from kernel_provider.engines import ContainerSummary, Engine, open_engine
 from kernel_provider.engines.docker import NAME_PREFIX, find_socket
@@ -146,7 +147,7 @@ def kernels_by_policy() -> dict[str, str]:
     """Names of the kernelspecs that have a policy, by its digest."""
     found: dict[str, str] = {}
     try:
-        ceilings = read_ceilings(os.environ)
+        ceilings = read_ceilings(os.environ, traits=said_in_files())
     except SandboxError:
         return found
     for spec in kernelspecs.installed():

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from kernel_provider import kernelspecs, names
+from kernel_provider.admin import said_in_files
 from kernel_provider.ceilings import Ceilings, read_ceilings
 from kernel_provider.doctor import engine, host, jupyter
 from kernel_provider.doctor.model import EngineFacts, Facts, Space
@@ -49,7 +50,7 @@ def _engine(environ: Mapping[str, str]) -> EngineFacts | SandboxError:
 
 def _ceilings(environ: Mapping[str, str]) -> Ceilings | SandboxError:
     try:
-        return read_ceilings(environ)
+        return read_ceilings(environ, traits=said_in_files())
     except SandboxError as error:
         return error
 

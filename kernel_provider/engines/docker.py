@@ -77,7 +77,7 @@ def create_body(spec: SandboxSpec, *, image_id: str, uid: int) -> dict[str, Any]
         "Env": [f"{key}={value}" for key, value in sorted(spec.env.items())],
         "Labels": dict(spec.labels),
         "WorkingDir": "/",
-        "NetworkDisabled": True,
+        "NetworkDisabled": not spec.loopback,
         "StopSignal": "SIGTERM",
         "Healthcheck": {"Test": ["NONE"]},
         "HostConfig": {
@@ -103,6 +103,7 @@ def create_body(spec: SandboxSpec, *, image_id: str, uid: int) -> dict[str, Any]
             "RestartPolicy": {"Name": "no"},
             "Dns": ["127.0.0.1"],
             "DnsSearch": ["."],
+            "DeviceRequests": _device_requests(spec.gpus),
             "Mounts": [
                 {"Type": "bind", "Source": m.source, "Target": m.target, "ReadOnly": True}
                 for m in spec.mounts
@@ -113,6 +114,16 @@ def create_body(spec: SandboxSpec, *, image_id: str, uid: int) -> dict[str, Any]
             },
         },
     }
+
+
+def _device_requests(gpus: int | str | tuple[str, ...]) -> list[dict[str, Any]]:
+    """GPUs as the engine is asked for them, with what computing needs of the driver."""
+    if not gpus:
+        return []
+    wanted: dict[str, Any] = {"Count": -1 if gpus == "all" else gpus}
+    if isinstance(gpus, tuple):
+        wanted = {"DeviceIDs": list(gpus)}
+    return [{**wanted, "Capabilities": [["gpu", "compute", "utility"]]}]
 
 
 class DockerEngine:

@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Final
 from kernel_provider import names
 from kernel_provider.engines import ContainerState, Engine, NameTakenError, SandboxSpec
 from kernel_provider.engines.docker import CPU_PERIOD
-from kernel_provider.errors import ImageProtocolError, LimitNotHeldError, StartError
+from kernel_provider.errors import (
+    EngineError,
+    GpuError,
+    ImageProtocolError,
+    LimitNotHeldError,
+    StartError,
+)
 from kernel_provider.warden import cgroup, rendezvous
 
 if TYPE_CHECKING:
@@ -48,14 +54,15 @@ class Sandbox:
     def launch(self) -> None:
         """Create and start the container, and find its control group.
 
-        Raises EngineError, ImageMissingError, ImageProtocolError, LimitNotHeldError.
+        Raises EngineError, GpuError, ImageMissingError, ImageProtocolError,
+        LimitNotHeldError.
         """
         image = self.engine.image(self.spec.image)
         found = image.labels.get(names.LABEL_PROTOCOL, "none")
         if found != str(names.PROTOCOL):
             raise ImageProtocolError(image=self.spec.image, found=found, expected=names.PROTOCOL)
         self._create(image.id)
-        self.engine.start(self.container)
+        self._start()
         state = self.engine.inspect(self.container)
         if state is None or not state.running:
             failure = self.failure("it ended at once", state)
@@ -67,6 +74,14 @@ class Sandbox:
             raise LimitNotHeldError(
                 key="all limits", asked="readable", found="no control group"
             ) from error
+
+    def _start(self) -> None:
+        try:
+            self.engine.start(self.container)
+        except EngineError as error:
+            if type(error) is EngineError and self.spec.gpus:
+                raise GpuError(reason=error.data["reason"]) from error
+            raise
 
     def _create(self, image_id: str) -> None:
         """A name tells the uid, and a name that is taken means the next uid (D1)."""

@@ -91,6 +91,7 @@ BODY: dict[str, Any] = {
         "RestartPolicy": {"Name": "no"},
         "Dns": ["127.0.0.1"],
         "DnsSearch": ["."],
+        "DeviceRequests": [],
         "Mounts": [{"Type": "bind", "Source": "/run/r", "Target": "/rendezvous", "ReadOnly": True}],
         "LogConfig": {
             "Type": "json-file",
@@ -153,6 +154,26 @@ def test_without_docker_host_the_first_usual_socket_that_answers_is_taken(
 
 
 # --- answers ------------------------------------------------------------------------------
+
+
+def test_loopback_is_an_empty_network_that_is_set_up() -> None:
+    """Still none: but lo is there, and localhost has an address."""
+    body = create_body(replace(SPEC, loopback=True), image_id="i", uid=1)
+    assert body["NetworkDisabled"] is False
+    assert body["HostConfig"]["NetworkMode"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "asked"),
+    [("all", {"Count": -1}), (2, {"Count": 2}), (("0", "GPU-1"), {"DeviceIDs": ["0", "GPU-1"]})],
+)
+def test_gpus_are_asked_for_by_count_or_by_name(
+    gpus: int | str | tuple[str, ...], asked: dict[str, Any]
+) -> None:
+    """With what computing needs of the driver, and no more."""
+    body = create_body(replace(SPEC, gpus=gpus), image_id="i", uid=1)
+    capabilities = {"Capabilities": [["gpu", "compute", "utility"]]}
+    assert body["HostConfig"]["DeviceRequests"] == [{**asked, **capabilities}]
 
 
 class FakeDocker:

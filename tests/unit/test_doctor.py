@@ -191,6 +191,16 @@ BAD: list[tuple[Facts, str, Status, str, str]] = [
         "ask for at most 4 processors",
     ),
     (
+        replace(
+            with_engine(machine=replace(ENGINE.machine, cgroup=1)),
+            kernelspecs=(replace(SPEC, config={"loopback": True}),),
+        ),
+        "kernelspec executor-ml",
+        Status.FAIL,
+        "sockets hold unread data outside of the memory limit",
+        'set loopback to "insist" in kernelspec executor-ml',
+    ),
+    (
         with_engine(machine=Machine(cpus=4, memory=768 * MIB)),
         "kernelspec executor-ml",
         Status.FAIL,

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from kernel_provider import kernelspecs, names
+from kernel_provider import admin, kernelspecs, names
 from kernel_provider.ceilings import Machine
 from kernel_provider.doctor import gather, host, jupyter
 from kernel_provider.doctor.engine import ask
@@ -176,7 +176,7 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path
     folders = (tmp_path / "mine", tmp_path / "system")
     for folder in folders:
         folder.mkdir()
-    monkeypatch.setattr(jupyter, "jupyter_config_path", lambda: [str(f) for f in folders])
+    monkeypatch.setattr(admin, "jupyter_config_path", lambda: [str(f) for f in folders])
     return folders
 
 

@@ -18,11 +18,17 @@ def test_each_value_has_its_source() -> None:
     """A kernelspec's own, else the default; a ceiling with who set it."""
     ceilings = Ceilings(
         limits={"memory": 2048 * MIB, "cpus": 1.0},
-        sources={"memory": "/etc/p.toml", "cpus": "EXECUTOR_ML_MAX_CPUS"},
+        sources={
+            "memory": "/etc/p.toml",
+            "cpus": "EXECUTOR_ML_MAX_CPUS",
+            "allowed_images": "c.SandboxProvisioner.allowed_images in /etc/j.py",
+            "mount_sources": "/etc/p.toml",
+        },
         images=("executor-ml:latest",),
         mount_sources=("/srv",),
+        defaults={"pids": ("/etc/p.toml", 64), "memory": ("/etc/p.toml", "128m")},
     )
-    found = {s.key: s for s in in_force(SPEC, ceilings, policy_file="/etc/p.toml")}
+    found = {s.key: s for s in in_force(SPEC, ceilings)}
     assert found["memory"] == Setting(
         key="memory",
         value=1024 * MIB,
@@ -38,7 +44,9 @@ def test_each_value_has_its_source() -> None:
         ceiling_source="EXECUTOR_ML_MAX_CPUS",
     )
     assert found["image"].ceiling == ("executor-ml:latest",)
-    assert found["mounts"].ceiling == ("/srv",)
+    assert found["image"].ceiling_source == "c.SandboxProvisioner.allowed_images in /etc/j.py"
+    assert (found["mounts"].ceiling, found["mounts"].ceiling_source) == (("/srv",), "/etc/p.toml")
+    assert (found["pids"].value, found["pids"].source) == (64, "/etc/p.toml")
     assert found["pids"].ceiling is None
     assert found["preload"].value == ("numpy",)
 
