@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Final
 
-from kernel_provider.errors import SandboxError
+from kernel_provider.errors import SandboxError, suggest
 
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "build": ("kernel_provider.builder.command", "build the image that kernels run in"),
@@ -25,8 +25,6 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "completion": ("kernel_provider.commands.completion", "print a script for tab completion"),
     "launch": ("kernel_provider.commands.launch", "what a kernelspec's argv names (see --help)"),
 }
-
-INTERRUPTED: Final = 130
 
 
 class _Version(argparse.Action):
@@ -54,19 +52,30 @@ def make_parser(chosen: str | None) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:])
         if name == chosen:
             import_module(module).add_arguments(sub)
+        sub.set_defaults(parser=sub)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; errors are told in words, with an exit code of their own."""
     words = list(sys.argv[1:] if argv is None else argv)
-    chosen = next((word for word in words if word in COMMANDS), None)
-    args = make_parser(chosen).parse_args(words)
+    args = parse(words)
     try:
         return int(import_module(COMMANDS[args.command][0]).main(args))
     except SandboxError as error:
         print(f"executor-ml: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("executor-ml: interrupted", file=sys.stderr)
-        return INTERRUPTED
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Read the command line; on wrong words, name the nearest right ones and exit."""
+    chosen = next((word for word in words if word in COMMANDS), None)
+    parser = make_parser(chosen)
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        near = suggest(words[0], [*COMMANDS, "--help", "--version"])
+        parser.error(f"there is no command {words[0]!r}{near} (choose from {', '.join(COMMANDS)})")
+    args, rest = parser.parse_known_args(words)
+    if rest:
+        options = args.parser._option_string_actions  # noqa: SLF001  no other way to ask
+        args.parser.error(f"there is no argument {rest[0]!r}{suggest(rest[0], options)}")
+    return args

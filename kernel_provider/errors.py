@@ -7,7 +7,7 @@ what happened, the second how to mend it. No per cent signs: jupyter_server doub
 them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 
@@ -39,6 +39,13 @@ class ConfigError(SandboxError):
     fix = "change {key} in {source}"
 
 
+class ConfigFileError(ConfigError):
+    """An administrator's file that cannot be understood: it was meant as a ceiling."""
+
+    summary = "{source} cannot be read: {reason}"
+    fix = "mend it; no kernel starts before that"
+
+
 class UnknownKeyError(ConfigError):
     """A setting that does not exist, with the nearest one that does."""
 
@@ -51,6 +58,23 @@ class CeilingError(ConfigError):
 
     summary = "{source}: {key} = {value} is above the ceiling of {ceiling} set in {ceiling_source}"
     fix = "ask for at most {ceiling}, or have the administrator raise it in {ceiling_source}"
+
+
+class MachineLimitError(ConfigError):
+    """A limit above what the machine has, which would hold nothing back."""
+
+    summary = "{source}: {key} = {value} is more than this machine has: {found}"
+    fix = "ask for at most {found}"
+
+
+class LoopbackError(ConfigError):
+    """Loopback where its sockets escape the memory limit, and nobody insisted."""
+
+    summary = (
+        "{source}: loopback = true is not possible: on this machine (control groups "
+        "version 1) sockets hold unread data outside of the memory limit"
+    )
+    fix = 'set loopback to "insist" in {source} to have it all the same'
 
 
 class MountError(ConfigError):
@@ -102,12 +126,29 @@ class EngineAddressError(EngineError):
     fix = "set DOCKER_HOST to unix:///path/to/docker.sock, or unset it"
 
 
+class GpuError(EngineError):
+    """The engine could not give a sandbox the GPUs that it was asked for."""
+
+    summary = "the engine did not start a sandbox with GPUs: {reason}"
+    fix = (
+        "install NVIDIA's container toolkit, run nvidia-ctk runtime configure, and restart "
+        "the engine; or take gpus out of the settings"
+    )
+
+
 class ImageMissingError(SandboxError):
     """The image is not on this machine; launches never pull or build."""
 
     exit_code = 72
     summary = "the image {image} is not on this machine"
     fix = "run: executor-ml build"
+
+
+class ImageUnknownError(ImageMissingError):
+    """An image that is not the usual one, and may be misspelt; with those there are."""
+
+    summary = "the image {image} is not on this machine{suggestion}"
+    fix = "{remedy}"
 
 
 class ImageProtocolError(SandboxError):
@@ -137,6 +178,13 @@ class StartError(SandboxError):
     fix = "run: executor-ml build (or raise startup_timeout on a slow machine)"
 
 
+class PreloadError(StartError):
+    """A module that the policy wants imported cannot be."""
+
+    summary = "the sandbox did not start: what preload names cannot be imported{last_words}"
+    fix = "take it out of preload, or use an image that has it"
+
+
 class WardenError(SandboxError):
     """The process beside the sandbox is gone or does not answer."""
 
@@ -158,6 +206,14 @@ class CudaTorchError(BuildError):
 
     summary = "{what} brings in CUDA packages that this image has no use for: {packages}"
     fix = "take the CPU build of torch: pip finds it with --extra-index-url {index}"
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """The end of a sentence on an unknown word: the nearest known one, if any is near."""
+    import difflib  # noqa: PLC0415  on the path of no start that succeeds
+
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def from_wire(wire: Mapping[str, Any]) -> SandboxError:

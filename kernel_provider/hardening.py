@@ -1,7 +1,8 @@
 """From a policy to exactly what is asked of the engine: a pure function, and its tables.
 
 Whatever the policy says, it cannot loosen anything here: no network, read-only root,
-no capabilities, our seccomp profile, no environment of the host's.
+no capabilities, our seccomp profile, no environment of the host's. ``loopback`` and
+``gpus`` add what their groups of the profile say, and nothing else.
 """
 
 import hashlib
@@ -40,6 +41,8 @@ def sandbox_spec(policy: KernelPolicy, *, rendezvous: str) -> SandboxSpec:
     threads = str(max(1, math.ceil(policy.cpus)))
     env = dict.fromkeys(THREAD_VARIABLES, threads)
     env["TOKENIZERS_PARALLELISM"] = "false"
+    if policy.loopback:
+        env["GLOO_SOCKET_IFNAME"] = "lo"  # else torch.distributed looks its host name up
     if policy.preload:
         env["EXECUTOR_ML_PRELOAD"] = ",".join(policy.preload)
     env.update(policy.env)
@@ -65,9 +68,11 @@ def sandbox_spec(policy: KernelPolicy, *, rendezvous: str) -> SandboxSpec:
             names.LABEL_PROTOCOL: str(names.PROTOCOL),
             names.LABEL_POLICY: policy_digest(policy),
         },
-        seccomp=profile_json(loopback=False),
+        seccomp=profile_json(loopback=bool(policy.loopback), gpus=bool(policy.gpus)),
         hostname=HOSTNAME,
         log_size=LOG_SIZE,
+        loopback=bool(policy.loopback),
+        gpus=policy.gpus,
     )
 
 

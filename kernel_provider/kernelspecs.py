@@ -4,15 +4,15 @@ Jupyter's own list leaves out what it cannot start, which is what a person wants
 told of; so the files are read here. At the rim: this imports jupyter_client.
 """
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from kernel_provider.errors import SandboxError
-from kernel_provider.policy import Ceilings, KernelPolicy, parse_policy
+from kernel_provider.ceilings import Ceilings
+from kernel_provider.errors import SandboxError, suggest
+from kernel_provider.policy import KernelPolicy, parse_policy
 
 PROVISIONER: Final = "executor-ml-provisioner"
 DEFAULT: Final = "executor-ml"
@@ -23,15 +23,15 @@ class KernelspecMissingError(SandboxError):
 
     exit_code = 78
     summary = "there is no sandboxed kernel named {name!r}{suggestion}"
-    fix = "take one of: {known}; or make it: executor-ml install --name {name}"
+    fix = "{remedy}"
 
 
 class KernelspecBrokenError(SandboxError):
-    """A kernelspec of ours whose file cannot be understood."""
+    """A kernelspec whose file cannot be understood."""
 
     exit_code = 78
-    summary = "{spec} cannot be used: {reason}"
-    fix = "mend its kernel.json, or remove its folder and run executor-ml install"
+    summary = "kernelspec {name} cannot be used: {file}: {reason}"
+    fix = "mend that file, or remove its folder and run: executor-ml install --name {name}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,40 +50,61 @@ class Kernelspec:
         """What errors call it, here as in the Jupyter server."""
         return f"kernelspec {self.name}"
 
+    @property
+    def file(self) -> str:
+        """Where it is written."""
+        return f"{self.folder}/kernel.json"
+
     def policy(self, ceilings: Ceilings) -> KernelPolicy:
         """What its kernels get. Raises the error that would end a launch."""
+        self.check()
         return parse_policy(self.config, ceilings=ceilings, source=self.source)
+
+    def check(self) -> None:
+        """Raise KernelspecBrokenError where it can't be read."""
+        if self.problem:
+            raise KernelspecBrokenError(name=self.name, file=self.file, reason=self.problem)
 
 
 def read_file(name: str, folder: Path) -> Kernelspec | None:
     """Read one folder; None where the kernelspec is none of ours.
 
-    One that can't be read is ours if its text names the provisioner.
+    Of one that is not JSON nobody can tell, so it counts: it might have been.
     """
     try:
         text = (folder / "kernel.json").read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return None
-    if PROVISIONER not in text:
-        return None
-    try:
         spec = json.loads(text)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        return Kernelspec(name=name, folder=str(folder), problem=_problem(error))
+    return _read(name, folder, spec) if PROVISIONER in text else None
+
+
+def _problem(error: OSError | ValueError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"line {error.lineno}, column {error.colno}: not JSON: {error.msg}"
+    if isinstance(error, OSError):
+        return error.strerror or "it cannot be read"
+    return "not JSON: it is no text"
+
+
+def _read(name: str, folder: Path, spec: Any) -> Kernelspec | None:
+    try:
         wanted = spec["metadata"]["kernel_provisioner"]
         if wanted["provisioner_name"] != PROVISIONER:
             return None
         config = wanted.get("config", {})
-        if not isinstance(config, dict):
-            return Kernelspec(name=name, folder=str(folder), problem="its config is no object")
-        return Kernelspec(
-            name=name,
-            folder=str(folder),
-            argv=tuple(str(word) for word in spec["argv"]),
-            display_name=str(spec.get("display_name", "")),
-            config=config,
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        problem = f"kernel.json is not a kernelspec ({type(error).__name__}: {error})"
+        argv = tuple(str(word) for word in spec["argv"])
+        display_name = str(spec.get("display_name", ""))
+    except (AttributeError, KeyError, TypeError) as error:
+        problem = f"not a kernelspec ({type(error).__name__}: {error})"
         return Kernelspec(name=name, folder=str(folder), problem=problem)
+    if not isinstance(config, dict):
+        return Kernelspec(name=name, folder=str(folder), problem="its config is no object")
+    return Kernelspec(
+        name=name, folder=str(folder), argv=argv, display_name=display_name, config=config
+    )
 
 
 def installed() -> tuple[Kernelspec, ...]:
@@ -100,9 +121,10 @@ def named(name: str) -> Kernelspec:
     specs = {spec.name: spec for spec in installed()}
     if name in specs:
         return specs[name]
-    near = difflib.get_close_matches(name, specs, n=1)
+    known = [spec.name for spec in specs.values() if not spec.problem]
+    make = f"executor-ml install --name {name}"
     raise KernelspecMissingError(
         name=name,
-        suggestion=f"; did you mean {near[0]!r}?" if near else "",
-        known=", ".join(specs) or "none is installed",
+        suggestion=suggest(name, known),
+        remedy=f"take one of: {', '.join(known)}; or make it: {make}" if known else f"run: {make}",
     )

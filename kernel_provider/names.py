@@ -22,6 +22,9 @@ LABEL_LOCK: Final = "executor-ml.lock"
 LABEL_VERSIONS: Final = "executor-ml.versions"
 LABEL_VARIANT: Final = "executor-ml.variant"
 
+PRELOAD_FAILED: Final = 3
+"""Exit code of a sandbox's kernel that could not import what ``preload`` names."""
+
 POLICY_FILE: Final = "/etc/executor-ml/policy.toml"
 
 ENGINE_SOCKET: Final = "/run/executor-ml/docker.sock"

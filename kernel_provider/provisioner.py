@@ -12,7 +12,9 @@ from typing import Any, Final, cast
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 
-from kernel_provider.policy import parse_policy, read_ceilings
+from kernel_provider.admin import AdminPolicy
+from kernel_provider.ceilings import read_ceilings
+from kernel_provider.policy import parse_policy
 from kernel_provider.session import Session
 from kernel_provider.warden.rendezvous import CHANNELS
 
@@ -23,7 +25,7 @@ POLL: Final = 0.02
 STOP_WITHIN: Final = 10.0
 
 
-class SandboxProvisioner(KernelProvisionerBase):
+class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[metaclass, unused-ignore]
     """Runs a kernelspec's kernels in sandboxes."""
 
     def __init__(self, **kwargs: Any) -> None:
@@ -47,7 +49,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         """Parse the policy and bind the sockets; nothing is started yet."""
         self.policy = parse_policy(
             self.config_given,
-            ceilings=read_ceilings(os.environ),
+            ceilings=read_ceilings(os.environ, traits=self.said()),
             source=f"kernelspec {self._kernel_name}",
         )
         if self.session is None:

@@ -22,6 +22,9 @@ CHANNEL_FD = 3
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 """Order of the descriptors, and, from 1, of the port numbers in the connection info."""
 
+PRELOAD_FAILED = 3
+"""Exit code by which the host knows that a module of the policy cannot be imported."""
+
 WORK = "/tmp/work"  # noqa: S108  the sandbox's own /tmp
 
 
@@ -109,12 +112,13 @@ def keep_no_copy(channel: str) -> contextlib.AbstractContextManager[None]:
 
 
 def preload() -> None:
-    """Import what the policy wants warm; what is missing is the notebook's to find out."""
+    """Import what the policy wants warm; no kernel without it (see PRELOAD_FAILED)."""
     for module in filter(None, os.environ.pop("EXECUTOR_ML_PRELOAD", "").split(",")):
         try:
             __import__(module)
-        except ImportError as error:
-            print(f"preload: {error}", file=sys.__stderr__)
+        except Exception as error:  # noqa: BLE001  a module may raise anything
+            print(f"preload of {module}: {type(error).__name__}: {error}", file=sys.__stderr__)
+            sys.exit(PRELOAD_FAILED)
 
 
 def fall_silent() -> None:

@@ -54,10 +54,10 @@ class Words:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Fill in the command's arguments."""
-    parser.description = (
-        "Print a script for completion with the tab key. Try it with: "
-        "source <(executor-ml completion bash)"
-    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = "Print a script for completion with the tab key."
+    uses = "\n".join(f"  {shell:<4}  {usage}" for shell, usage in _USAGE.items())
+    parser.epilog = f"to have it in every new shell, once:\n{uses}"
     parser.add_argument("shell", choices=SHELLS, help="the shell that will read it")
 
 

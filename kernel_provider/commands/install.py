@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from kernel_provider import kernelspecs
+from kernel_provider.ceilings import read_ceilings
 from kernel_provider.errors import SandboxError
-from kernel_provider.policy import KernelPolicy, parse_policy, read_ceilings, show
+from kernel_provider.policy import KernelPolicy, parse_policy
+from kernel_provider.values import show
 
 SOURCE: Final = "the command line"
 NUMBERS: Final = ("cpus", "pids", "startup_timeout")
+WORDS: Final = ("loopback", "gpus")
 NAME: Final = re.compile(r"[a-z0-9._-]+", re.IGNORECASE | re.ASCII)
 
 
@@ -70,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--name", default=kernelspecs.DEFAULT, help="what --kernel takes (default: %(default)s)"
     )
     parser.add_argument("--display-name", metavar="D", help="by default one that tells the limits")
-    parser.add_argument("--memory", metavar="M", help="all memory, such as 512m or 2GiB")
+    parser.add_argument("--memory", metavar="M", help="all memory, such as 512m or 2GB")
     parser.add_argument("--cpus", metavar="C", help="processors, such as 0.5")
     parser.add_argument("--pids", metavar="N", help="processes and threads")
     parser.add_argument("--tmp-size", metavar="SIZE", help="size of /tmp, part of the memory")
@@ -84,6 +87,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--env", action="append", metavar="NAME=VALUE", help="a variable to set")
     parser.add_argument("--preload", action="append", metavar="MODULE", help="import at the start")
+    parser.add_argument("--loopback", metavar="L", help="true, or insist: see docs/settings.md")
+    parser.add_argument("--gpus", metavar="G", help="all, or how many: see docs/settings.md")
     parser.add_argument("--startup-timeout", metavar="S", help="seconds that a start may take")
     parser.add_argument("--replace", action="store_true", help="write over one of the same name")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -106,7 +111,7 @@ def main(args: argparse.Namespace) -> int:
 
 def config_of(args: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given. Raises KernelspecError for half a pair."""
-    plain = ("image", "memory", "cpus", "pids", "tmp_size", "shm_size", "startup_timeout")
+    plain = ("image", "memory", "tmp_size", "shm_size", *NUMBERS, *WORDS)
     config: dict[str, Any] = {
         key: getattr(args, key) for key in plain if getattr(args, key) is not None
     }
@@ -193,6 +198,7 @@ def kernel_json(
     """The kernelspec; numbers as numbers, sizes as they were typed."""
     numbers = {key: getattr(policy, key) for key in NUMBERS if key in config}
     plain = {key: int(n) if n == int(n) else n for key, n in numbers.items()}
+    plain |= {key: getattr(policy, key) for key in WORDS if key in config}
     return {
         "argv": [launcher(), "launch", "{connection_file}"],
         "display_name": display_name,

@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
-from kernel_provider import kernelspecs, names
+from kernel_provider import kernelspecs
+from kernel_provider.admin import said_in_files
+from kernel_provider.ceilings import IMAGES, MOUNT_SOURCES, Ceilings, read_ceilings
 from kernel_provider.kernelspecs import Kernelspec
-from kernel_provider.policy import LIMITS, Ceilings, KernelPolicy, read_ceilings, show
+from kernel_provider.policy import KernelPolicy
+from kernel_provider.values import show
 
 DEFAULT: Final = "default"
 
@@ -47,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Print them; raises the error that would end a start."""
     spec = kernelspecs.named(args.kernel)
-    settings = in_force(spec, read_ceilings(os.environ))
+    settings = in_force(spec, read_ceilings(os.environ, traits=said_in_files()))
     if args.json:
         print(json.dumps({"kernel": spec.name, "settings": [asdict(s) for s in settings]}))
     else:
@@ -55,27 +58,23 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def in_force(
-    spec: Kernelspec, ceilings: Ceilings, *, policy_file: str = names.POLICY_FILE
-) -> tuple[Setting, ...]:
+def in_force(spec: Kernelspec, ceilings: Ceilings) -> tuple[Setting, ...]:
     """Each setting with its sources; raises the error that would end a start."""
-    if spec.problem:
-        raise kernelspecs.KernelspecBrokenError(spec=spec.source, reason=spec.problem)
     policy = spec.policy(ceilings)
+    lists = {"image": (ceilings.images, IMAGES), "mounts": (ceilings.mount_sources, MOUNT_SOURCES)}
     held: dict[str, tuple[Any, str]] = {
-        key: (ceilings.limits[key], ceilings.sources.get(key, policy_file))
-        for key in LIMITS
-        if key in ceilings.limits
+        key: (listed, ceilings.sources[name])
+        for key, (listed, name) in lists.items()
+        if listed is not None
     }
-    if ceilings.images is not None:
-        held["image"] = (ceilings.images, policy_file)
-    if ceilings.mount_sources is not None:
-        held["mounts"] = (ceilings.mount_sources, policy_file)
+    held |= {key: (limit, ceilings.sources[key]) for key, limit in ceilings.limits.items()}
+    sources = {key: source for key, (source, _) in ceilings.defaults.items()}
+    sources |= dict.fromkeys(spec.config, spec.file)
     return tuple(
         Setting(
             key=field.name,
             value=getattr(policy, field.name),
-            source=f"{spec.folder}/kernel.json" if field.name in spec.config else DEFAULT,
+            source=sources.get(field.name, DEFAULT),
             ceiling=held[field.name][0] if field.name in held else None,
             ceiling_source=held[field.name][1] if field.name in held else None,
         )

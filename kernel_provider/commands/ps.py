@@ -15,18 +15,19 @@ from pathlib import Path
 from typing import Final
 
 from kernel_provider import kernelspecs, names
+from kernel_provider.admin import said_in_files
+from kernel_provider.ceilings import read_ceilings
 from kernel_provider.engines import ContainerSummary, Engine, open_engine
 from kernel_provider.engines.docker import NAME_PREFIX, find_socket
 from kernel_provider.errors import SandboxError
 from kernel_provider.hardening import policy_digest
-from kernel_provider.policy import read_ceilings, show
+from kernel_provider.values import MIB, show
 from kernel_provider.warden import cgroup
 from kernel_provider.warden.cgroup import UNLIMITED, Cgroup, Load
 
 SAMPLE: Final = 0.5
 """Seconds between the two looks that a share of processor time needs."""
 EVERY: Final = 2.0
-MIB: Final = 1024 * 1024
 HEAD: Final = "NAME KERNEL STATE MEMORY PEAK LIMIT CPU THROTTLED PIDS AGE OWNER"
 CLEAR: Final = "\x1b[H\x1b[J"
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
@@ -146,7 +147,7 @@ def kernels_by_policy() -> dict[str, str]:
     """Names of the kernelspecs that have a policy, by its digest."""
     found: dict[str, str] = {}
     try:
-        ceilings = read_ceilings(os.environ)
+        ceilings = read_ceilings(os.environ, traits=said_in_files())
     except SandboxError:
         return found
     for spec in kernelspecs.installed():
@@ -256,7 +257,7 @@ def _cells(r: Row) -> list[str]:
 
 
 def _size(value: int | None) -> str:
-    return "-" if value is None else f"{value / MIB:.0f} MiB"
+    return "-" if value is None else f"{value / MIB:.0f} MB"
 
 
 def _share(value: float | None) -> str:

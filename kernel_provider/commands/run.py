@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 from kernel_provider.errors import SandboxError
-from kernel_provider.run.execute import run_notebook
+from kernel_provider.run.files import prepare
 from kernel_provider.run.model import CellReport, ExitCode, InputError, RunRequest, RunResult
 from kernel_provider.run.parameters import parse_parameters
 from kernel_provider.run.progress import Printer
@@ -19,6 +19,14 @@ from kernel_provider.run.text import parse_duration, printable
 
 LONGEST: Final = 300
 """Characters of an exception's message in ours."""
+
+_REMEDIES: Final[Mapping[str, str]] = {
+    "StdinNotImplementedError": (
+        "nobody can answer input() in a run: set a variable in a cell tagged 'parameters', "
+        "use it instead, and give its value with -p NAME VALUE"
+    ),
+}
+"""What to do about exceptions that a run itself brings about, by name."""
 
 EXIT_CODES: Final[Mapping[int, str]] = {
     ExitCode.SUCCESS: "every cell ran",
@@ -52,7 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     codes = "\n".join(f"  {int(code):>3}  {meaning}" for code, meaning in EXIT_CODES.items())
     parser.epilog = f"exit codes:\n{codes}"
     parser.add_argument("notebook", type=Path, metavar="NOTEBOOK", help="the file to run")
-    parser.add_argument("-o", "--output", help="default: NOTEBOOK with .out.ipynb; - for stdout")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("-o", "--output", help="default: NOTEBOOK with .out.ipynb; - for stdout")
+    where.add_argument("--in-place", action="store_true", help="write over the notebook itself")
     parser.add_argument(
         "-p",
         "--parameter",
@@ -123,12 +133,13 @@ def main(args: argparse.Namespace) -> int:
         sys.stdout.flush()
     if args.json:
         print(json.dumps(_report(args, result, output)))
-    _tell(result, output, stream)
+    _tell(result, output, args.html, stream)
     return int(result.exit_code)
 
 
 def _run(args: argparse.Namespace, stream: TextIO) -> tuple[RunResult, Path | None]:
     output = Path(args.output) if args.output else args.notebook.with_suffix(".out.ipynb")
+    output = args.notebook if args.in_place else output
     given = {"memory": args.memory, "cpus": args.cpus, "image": args.image}
     overrides: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if args.mounts:
@@ -143,10 +154,15 @@ def _run(args: argparse.Namespace, stream: TextIO) -> tuple[RunResult, Path | No
         cell_timeout=args.cell_timeout,
         timeout=args.timeout,
         allow_errors=args.allow_errors,
+        in_place=args.in_place,
     )
+    text = prepare(request)
     printer = Printer(stream, os.environ, show=args.show)
+    printer.opened(request.notebook, request.kernel)
     try:
-        return run_notebook(request, printer), request.output
+        from kernel_provider.run.execute import run_notebook  # noqa: PLC0415  takes 1 s
+
+        return run_notebook(request, text, printer), request.output
     finally:
         printer.done()
 
@@ -161,7 +177,8 @@ def explain(result: RunResult, output: Path | None) -> tuple[str, str]:
             assert cell is not None  # noqa: S101  a cell's error has a cell
             return (
                 f"{where} failed: {_short(cell)}",
-                f"its traceback is above and in {kept}; --allow-errors goes on after errors",
+                _REMEDIES.get(cell.error)
+                or f"its traceback is above and in {kept}; --allow-errors goes on after errors",
             )
         case ExitCode.CELL_TIMEOUT:
             return (f"{where}: {_message(cell)}", "make it quicker, or raise --cell-timeout")
@@ -190,9 +207,10 @@ def _short(cell: CellReport) -> str:
     return textwrap.shorten(first, LONGEST, placeholder=" ...")
 
 
-def _tell(result: RunResult, output: Path | None, stream: TextIO) -> None:
-    if output is not None:
-        print(f"saved {output} after {result.seconds:.1f} s", file=stream, flush=True)
+def _tell(result: RunResult, output: Path | None, html: Path | None, stream: TextIO) -> None:
+    saved = " and ".join(str(path) for path in (output, html) if path is not None)
+    if saved:
+        print(f"saved {saved} after {result.seconds:.1f} s", file=stream, flush=True)
     if result.exit_code:
         summary, fix = explain(result, output)
         print(f"executor-ml: {summary}\nFix: {fix}", file=sys.stderr)

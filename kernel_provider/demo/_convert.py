@@ -27,7 +27,7 @@ def main(gguf: str) -> None:
     AutoTokenizer.from_pretrained("/in", gguf_file=gguf).save_pretrained("/out")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     took = time.monotonic() - begun
-    sys.stdout.write(f"{plain.num_parameters():,} parameters, {took:.0f} s, {peak} MiB\n")
+    sys.stdout.write(f"{plain.num_parameters():,} parameters, {took:.0f} s, {peak} MB\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Judge what was found: one small pure function for each line of the report."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +22,7 @@ from kernel_provider.engines import ImageFacts
 from kernel_provider.engines.docker import API
 from kernel_provider.errors import ImageProtocolError, SandboxError
 from kernel_provider.kernelspecs import Kernelspec
-from kernel_provider.policy import show
+from kernel_provider.values import MIB, show
 
 Check = Callable[[Facts], CheckResult]
 
@@ -34,11 +35,10 @@ ORJSON_MENDED: Final = (3, 9, 15)
 """Older ones crash their process on deeply nested JSON, which a kernel can send.
 CVE-2024-27454, https://github.com/ijl/orjson/blob/master/CHANGELOG.md"""
 
-MIB: Final = 1024 * 1024
 _ENGINE_SPACE: Final = (512 * MIB, 4096 * MIB)
 _RUNTIME_SPACE: Final = (MIB, 16 * MIB)
 """Free room below which a check fails, and below which it warns: an image and its stages
-take GiBs, a kernel writes a few KiB to the folder for sockets."""
+take GBs, a kernel writes a few KB to the folder for sockets."""
 
 _SHOWN: Final = 4
 
@@ -83,9 +83,10 @@ def cgroups(name: str, engine: EngineFacts) -> CheckResult:
 
 
 def limits(name: str, engine: EngineFacts) -> CheckResult:
-    """Whether it can hold every limit that a sandbox has."""
+    """Whether it can hold every limit that a sandbox has, and what there is to be limited."""
     if not engine.lacking:
-        return ok(name, "memory, swap, cpus and pids can be held")
+        there = f"{engine.machine.cpus:g} processors, {engine.machine.memory // MIB} MB"
+        return ok(name, f"memory, swap, cpus and pids can be held, of {there}")
     found = f"the engine cannot hold: {', '.join(engine.lacking)}"
     if engine.rootless:
         return fail(name, found, "delegate these controllers: systemctl edit user@.service")
@@ -123,33 +124,38 @@ def ceilings(facts: Facts) -> CheckResult:
 
 def kernelspecs(facts: Facts) -> CheckResult:
     """Whether there is any."""
-    if not facts.kernelspecs:
+    readable = [spec.name for spec in facts.kernelspecs if not spec.problem]
+    if not readable:
         return fail(KERNELSPECS, "no kernelspec asks for a sandbox", "run: executor-ml install")
-    return ok(KERNELSPECS, ", ".join(spec.name for spec in facts.kernelspecs))
+    return ok(KERNELSPECS, ", ".join(readable))
 
 
 def kernelspec(spec: Kernelspec, facts: Facts) -> CheckResult:
     """Whether one kernelspec's kernels may start, and never start outside a sandbox."""
     name = spec.source
-    file = f"{spec.folder}/kernel.json"
-    if spec.problem:
-        return fail(name, spec.problem, f"mend {file}, or remove its folder")
+    try:
+        spec.check()
+    except SandboxError as error:
+        return failed(name, error)
     if not _is_our_launcher(spec.argv):
         found = f"clients without provisioners would run this outside a sandbox: {spec.argv[0:3]}"
-        remedy = f'set argv to ["executor-ml", "launch", "{{connection_file}}"] in {file}'
+        remedy = f'set argv to ["executor-ml", "launch", "{{connection_file}}"] in {spec.file}'
         return fail(name, found, remedy)
     if isinstance(facts.ceilings, SandboxError):
         return skip(name, "the administrator's policy cannot be read")
+    held = facts.ceilings
+    if isinstance(facts.engine, EngineFacts):
+        held = replace(held, machine=facts.engine.machine)
     try:
-        policy = spec.policy(facts.ceilings)
+        policy = spec.policy(held)
     except SandboxError as error:
         return failed(name, error)
     if Path(spec.argv[0]).is_absolute() and not Path(spec.argv[0]).exists():
         remedy = f"run: executor-ml install --name {spec.name} --replace, with its options"
         return warn(name, f"its program {spec.argv[0]} is gone", remedy)
     given = ", ".join(spec.config) or "nothing"
-    held = f"memory {show('memory', policy.memory)}, cpus {show('cpus', policy.cpus)}"
-    return ok(name, f"{held}; it sets {given}")
+    limits = f"memory {show('memory', policy.memory)}, cpus {show('cpus', policy.cpus)}"
+    return ok(name, f"{limits}; it sets {given}")
 
 
 def _is_our_launcher(argv: tuple[str, ...]) -> bool:
@@ -177,7 +183,7 @@ def jupyter(facts: Facts) -> CheckResult:
         return warn(name, "there is no jupyter program", "pip install jupyterlab")
     if not facts.kernelspecs:
         return skip(name, "no kernelspec to look for")
-    wanted = {spec.name for spec in facts.kernelspecs}
+    wanted = {spec.name for spec in facts.kernelspecs if not spec.problem}
     first, *others = facts.jupyters
     missing = ", ".join(sorted(wanted - first.names))
     if not missing:
@@ -235,7 +241,7 @@ def runtime(facts: Facts) -> CheckResult:
 def _disk(name: str, space: Space | None, least: tuple[int, int]) -> CheckResult:
     if space is None or space.free is None:
         return skip(name, f"{space.folder} cannot be seen from here" if space else "unknown")
-    found = f"{space.free // MIB} MiB free at {space.folder}"
+    found = f"{space.free // MIB} MB free at {space.folder}"
     remedy = f"free some room on the disk of {space.folder}"
     if space.free < least[0]:
         return fail(name, found, remedy)

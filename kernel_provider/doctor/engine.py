@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from kernel_provider.ceilings import Machine
 from kernel_provider.doctor.model import EngineFacts
 from kernel_provider.engines.docker import DockerEngine
 
@@ -36,4 +37,9 @@ def ask(path: str) -> EngineFacts:
         seccomp=any(o.startswith("name=seccomp") for o in options),
         rootless=any(o.startswith("name=rootless") for o in options),
         data_root=str(info.get("DockerRootDir", "")),
+        machine=Machine(
+            cpus=int(info.get("NCPU", 0)),
+            memory=int(info.get("MemTotal", 0)),
+            cgroup=1 if info.get("CgroupVersion") == "1" else 2,
+        ),
     )

@@ -8,6 +8,8 @@ import os
 from collections.abc import Mapping, Sequence
 
 from kernel_provider import kernelspecs, names
+from kernel_provider.admin import said_in_files
+from kernel_provider.ceilings import Ceilings, read_ceilings
 from kernel_provider.doctor import engine, host, jupyter
 from kernel_provider.doctor.model import EngineFacts, Facts, Space
 from kernel_provider.engines import ImageFacts
@@ -15,7 +17,6 @@ from kernel_provider.engines.docker import DockerEngine, find_socket
 from kernel_provider.errors import SandboxError
 from kernel_provider.folders import runtime_root
 from kernel_provider.kernelspecs import Kernelspec
-from kernel_provider.policy import Ceilings, read_ceilings
 
 
 def gather(environ: Mapping[str, str]) -> Facts:
@@ -49,7 +50,7 @@ def _engine(environ: Mapping[str, str]) -> EngineFacts | SandboxError:
 
 def _ceilings(environ: Mapping[str, str]) -> Ceilings | SandboxError:
     try:
-        return read_ceilings(environ)
+        return read_ceilings(environ, traits=said_in_files())
     except SandboxError as error:
         return error
 
@@ -65,7 +66,8 @@ def _images(
     found: EngineFacts, specs: Sequence[Kernelspec]
 ) -> dict[str, ImageFacts | SandboxError]:
     """Every image that a kernelspec asks for, or the usual one."""
-    wanted = [spec.config.get("image", names.IMAGE) for spec in specs] or [names.IMAGE]
+    readable = [spec for spec in specs if not spec.problem]
+    wanted = [spec.config.get("image", names.IMAGE) for spec in readable] or [names.IMAGE]
     images: dict[str, ImageFacts | SandboxError] = {}
     for reference in wanted:
         if isinstance(reference, str) and reference:

@@ -1,7 +1,6 @@
 """Look at Jupyter as it is installed here: entry points, programs, configuration."""
 
 import json
-import logging
 import os
 import re
 import shutil
@@ -11,17 +10,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-from jupyter_core.paths import jupyter_config_path
 from traitlets.config import Config
-from traitlets.config.loader import ConfigFileNotFound, JSONFileConfigLoader, PyFileConfigLoader
 
+from kernel_provider.admin import server_files
 from kernel_provider.doctor.model import Listing, ServerSettings
 from kernel_provider.kernelspecs import PROVISIONER
 
 GROUP: Final = "jupyter_client.kernel_provisioners"
 LIST_WITHIN: Final = 60.0
 
-SERVER_FILES: Final = ("jupyter_config", "jupyter_server_config", "jupyter_lab_config")
 MANAGERS: Final = ("MultiKernelManager", "MappingKernelManager", "AsyncMappingKernelManager")
 
 
@@ -86,8 +83,8 @@ def server_settings() -> ServerSettings | None:
         return None
     config = Config()
     try:
-        for folder in reversed(jupyter_config_path()):
-            _load(config, folder)
+        for _, loaded in server_files():
+            config.merge(loaded)
     except (Exception, SystemExit) as error:  # noqa: BLE001  configuration files are programs
         return ServerSettings(problem=f"{type(error).__name__}: {error}")
     buffers: object = True
@@ -99,16 +96,3 @@ def server_settings() -> ServerSettings | None:
         "jupyter_server_terminals", version_of("jupyter_server_terminals") is not None
     )
     return ServerSettings(buffers_offline=bool(buffers), terminals=bool(terminals))
-
-
-def _load(config: Config, folder: str) -> None:
-    """Merge one folder's files; drop-in files come before the file that they add to."""
-    log = logging.getLogger(__name__)
-    for name in SERVER_FILES:
-        for drop_in in sorted(Path(folder, f"{name}.d").glob("*.json")):
-            config.merge(JSONFileConfigLoader(drop_in.name, str(drop_in.parent)).load_config())
-        for loader, suffix in ((PyFileConfigLoader, "py"), (JSONFileConfigLoader, "json")):
-            try:
-                config.merge(loader(f"{name}.{suffix}", folder, log=log).load_config())
-            except ConfigFileNotFound:
-                continue

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from kernel_provider.ceilings import Ceilings, Machine
 from kernel_provider.engines import ImageFacts
 from kernel_provider.errors import SandboxError
 from kernel_provider.kernelspecs import Kernelspec
-from kernel_provider.policy import Ceilings
 
 
 class Status(StrEnum):
@@ -57,7 +57,10 @@ def failed(name: str, error: SandboxError) -> CheckResult:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineFacts:
-    """What the engine says of itself; ``lacking`` are the limits that it can't hold."""
+    """What the engine says of itself; ``lacking`` are the limits that it can't hold.
+
+    ``machine`` is what it has to give: that of another machine where it runs in one.
+    """
 
     socket: str
     version: str
@@ -69,6 +72,7 @@ class EngineFacts:
     seccomp: bool
     rootless: bool
     data_root: str
+    machine: Machine
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,8 @@ class SandboxSpec:
 
     Sizes are bytes, ``cpus`` is a number of processors (left open until ``limit_cpu``
     closes them, unless ``cpus_open`` is false), ``env`` is complete (nothing
-    is inherited but what the image sets). ``labels`` do not hold secrets.
+    is inherited but what the image sets). ``labels`` do not hold secrets. ``loopback``
+    sets the empty network up for itself, ``gpus`` is "all", how many, or which.
     """
 
     image: str
@@ -44,6 +45,8 @@ class SandboxSpec:
     seccomp: str
     hostname: str
     log_size: int
+    loopback: bool = False
+    gpus: int | str | tuple[str, ...] = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from kernel_provider import names
@@ -76,7 +77,7 @@ def create_body(spec: SandboxSpec, *, image_id: str, uid: int) -> dict[str, Any]
         "Env": [f"{key}={value}" for key, value in sorted(spec.env.items())],
         "Labels": dict(spec.labels),
         "WorkingDir": "/",
-        "NetworkDisabled": True,
+        "NetworkDisabled": not spec.loopback,
         "StopSignal": "SIGTERM",
         "Healthcheck": {"Test": ["NONE"]},
         "HostConfig": {
@@ -102,6 +103,7 @@ def create_body(spec: SandboxSpec, *, image_id: str, uid: int) -> dict[str, Any]
             "RestartPolicy": {"Name": "no"},
             "Dns": ["127.0.0.1"],
             "DnsSearch": ["."],
+            "DeviceRequests": _device_requests(spec.gpus),
             "Mounts": [
                 {"Type": "bind", "Source": m.source, "Target": m.target, "ReadOnly": True}
                 for m in spec.mounts
@@ -112,6 +114,16 @@ def create_body(spec: SandboxSpec, *, image_id: str, uid: int) -> dict[str, Any]
             },
         },
     }
+
+
+def _device_requests(gpus: int | str | tuple[str, ...]) -> list[dict[str, Any]]:
+    """GPUs as the engine is asked for them, with what computing needs of the driver."""
+    if not gpus:
+        return []
+    wanted: dict[str, Any] = {"Count": -1 if gpus == "all" else gpus}
+    if isinstance(gpus, tuple):
+        wanted = {"DeviceIDs": list(gpus)}
+    return [{**wanted, "Capabilities": [["gpu", "compute", "utility"]]}]
 
 
 class DockerEngine:
@@ -139,9 +151,18 @@ class DockerEngine:
         """Look the image up."""
         status, data = self._call("GET", f"/images/{_quoted(reference)}/json")
         if status == 404:
-            raise ImageMissingError(image=reference)
+            raise self._missing(reference)
         facts = _checked(status, data, action=f"inspect the image {reference}")
         return ImageFacts(id=facts["Id"], labels=facts["Config"].get("Labels") or {})
+
+    def _missing(self, reference: str) -> ImageMissingError:
+        from kernel_provider.engines.missing import missing  # noqa: PLC0415  rarely needed
+
+        rows: Any = ()
+        filters = _quoted(json.dumps({"label": [f"{names.LABEL}={names.KIND_IMAGE}"]}))
+        with suppress(EngineError):
+            rows = self._json("GET", f"/images/json?filters={filters}", action="list images")
+        return missing(reference, [tag for row in rows for tag in row["RepoTags"] or ()])
 
     def create(self, spec: SandboxSpec, *, image_id: str, uid: int) -> str:
         """Create; any warning of the engine is a limit that it discarded, and an error."""

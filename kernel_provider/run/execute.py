@@ -17,6 +17,7 @@ from nbformat import NotebookNode
 
 from kernel_provider.errors import SandboxError
 from kernel_provider.run import book as books
+from kernel_provider.run import files
 from kernel_provider.run.client import BoundedClient
 from kernel_provider.run.kernel import Kernel
 from kernel_provider.run.model import (
@@ -56,18 +57,15 @@ LONGEST: Final = 10_000
 OUT_OF_MEMORY: Final = "MemoryLimitExceeded"
 
 
-def run_notebook(request: RunRequest, progress: Progress) -> RunResult:
+def run_notebook(request: RunRequest, text: str, progress: Progress) -> RunResult:
     """Run a notebook and save it; from the main thread, for the signals' sake.
+
+    ``text`` is the notebook's, from ``files.prepare``.
 
     Raises:
         SandboxError: it could not begin, and nothing was written; or OutputError.
     """
-    book = books.load(request.notebook)
-    for path in (request.output, request.html):
-        if path is not None:
-            books.check_writable(path)
-    if request.html is not None:
-        books.check_html()
+    book = books.parse(request.notebook, text)
     inject(book, request.parameters)
     return asyncio.run(_Run(request, book, progress).go())
 
@@ -293,4 +291,4 @@ class _Run:
     def _save(self, document: str) -> None:
         self.saved = time.monotonic()
         if self.request.output is not None:
-            books.write(self.request.output, document)
+            files.write(self.request.output, document)

@@ -1,21 +1,21 @@
 """The kernel of a run: an installed kernelspec with this run's limits, in a sandbox."""
 
 import logging
-import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 
+from kernel_provider import kernelspecs
 from kernel_provider.errors import ConfigError, SandboxError, StartError
 from kernel_provider.link import Death
-from kernel_provider.policy import show
 from kernel_provider.provisioner import SandboxProvisioner
-from kernel_provider.run.model import KernelUnknownError, OutsideKernelError
+from kernel_provider.run.model import OutsideKernelError
+from kernel_provider.values import show
 
-PROVISIONER: Final = "executor-ml-provisioner"
 OPTIONS: Final = "the options of executor-ml run"
 READY_WITHIN: Final = 30
 
@@ -55,7 +55,7 @@ def merged(spec: KernelSpec, overrides: Mapping[str, Any]) -> KernelSpec:
     """
     given = spec.to_dict()
     stanza = (given.get("metadata") or {}).get("kernel_provisioner") or {}
-    if stanza.get("provisioner_name") != PROVISIONER:
+    if stanza.get("provisioner_name") != kernelspecs.PROVISIONER:
         raise OutsideKernelError(kernel=spec.display_name)
     config = {**(stanza.get("config") or {}), **overrides}
     own = (stanza.get("config") or {}).get("mounts")
@@ -65,20 +65,36 @@ def merged(spec: KernelSpec, overrides: Mapping[str, Any]) -> KernelSpec:
     return KernelSpec(**{**given, "metadata": metadata})
 
 
+def find(name: str) -> KernelSpec:
+    """The kernelspec as Jupyter reads it.
+
+    Raises KernelspecMissingError, KernelspecBrokenError.
+    """
+    try:
+        spec = KernelSpecManager(log=_QUIET).get_kernel_spec(name)
+    except Exception as error:  # whatever Jupyter raises over a file that it cannot use
+        ours = kernelspecs.named(name)
+        ours.check()
+        reason = f"not a kernelspec ({type(error).__name__}: {error})"
+        raise kernelspecs.KernelspecBrokenError(name=name, file=ours.file, reason=reason) from error
+    read = kernelspecs.read_file(name, Path(spec.resource_dir))
+    if read is not None:
+        read.check()
+    return spec
+
+
 class Kernel:
     """One kernel: started once, its death seen, ended whatever happens."""
 
     def __init__(self, name: str, overrides: Mapping[str, Any]) -> None:
-        """Find the kernelspec. Raises KernelUnknownError, OutsideKernelError."""
+        """Find the kernelspec.
+
+        Raises KernelspecMissingError, KernelspecBrokenError, OutsideKernelError.
+        """
         _QUIET.propagate = False
         if not _QUIET.handlers:
             _QUIET.addHandler(logging.NullHandler())
-        finder = KernelSpecManager(log=_QUIET)
-        try:
-            self.spec = merged(finder.get_kernel_spec(name), overrides)
-        except NoSuchKernel as error:
-            known = ", ".join(sorted(finder.find_kernel_specs())) or "none"
-            raise KernelUnknownError(kernel=name, python=sys.executable, known=known) from error
+        self.spec = merged(find(name), overrides)
         self.name = name
         self.log = _QUIET
         self._overrides = overrides
@@ -101,7 +117,7 @@ class Kernel:
         except ConfigError as error:
             raise self._named(error) from error
         except NoSuchKernel as error:
-            reason = f"Jupyter does not find the provisioner {PROVISIONER}"
+            reason = f"Jupyter does not find the provisioner {kernelspecs.PROVISIONER}"
             raise StartError(reason=reason, last_words="") from error
         self.client = self.manager.client()
         self.client.start_channels()

@@ -49,17 +49,6 @@ class OutputError(SandboxError):
     fix = "give a file in a folder that you can write to, on a disk with room, with -o FILE"
 
 
-class KernelUnknownError(SandboxError):
-    """No kernelspec has this name."""
-
-    exit_code = 78
-    summary = "there is no kernel {kernel!r} for {python}; there are: {known}"
-    fix = (
-        "use --kernel with one of those names, or install the kernelspec: "
-        "pip install executor-ml-kernel; executor-ml doctor looks at the rest"
-    )
-
-
 class OutsideKernelError(SandboxError):
     """A kernelspec whose kernels run on this machine itself."""
 
@@ -72,7 +61,8 @@ class OutsideKernelError(SandboxError):
 class RunRequest:
     """One run. Times are seconds, None for no limit.
 
-    ``output`` is None for a notebook that the caller takes from the result.
+    ``output`` is None for a notebook that the caller takes from the result, and the
+    notebook itself only where that is asked for by ``in_place``.
     ``overrides`` are settings as in a kernelspec's config, and go before them; of
     ``mounts``, each target does. ``folder`` is the notebook's own.
     """
@@ -86,6 +76,7 @@ class RunRequest:
     cell_timeout: float | None = None
     timeout: float | None = None
     allow_errors: bool = False
+    in_place: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +131,9 @@ class RunResult:
 
 class Progress(Protocol):
     """Hears of a run while it runs. Called often: must not block, must not raise."""
+
+    def opened(self, notebook: Path, kernel: str) -> None:
+        """A run begins; nothing is started yet."""
 
     def starting(self, kernel: str) -> None:
         """A sandbox is being started."""

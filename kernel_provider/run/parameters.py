@@ -6,12 +6,15 @@ https://papermill.readthedocs.io/en/latest/usage-parameterize.html
 import keyword
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
-
-import nbformat
-from nbformat import NotebookNode
+from typing import TYPE_CHECKING, Any, Final
 
 from kernel_provider.run.model import InputError
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 TAG: Final = "parameters"
 INJECTED_TAG: Final = "injected-parameters"
@@ -56,7 +59,7 @@ def parse_value(text: str) -> bool | int | float | str | None:
     return text
 
 
-def inject(book: NotebookNode, parameters: Mapping[str, Any]) -> None:
+def inject(book: "NotebookNode", parameters: Mapping[str, Any]) -> None:
     """Put the assignments where papermill does.
 
     In place of a cell that was injected before; else below the first cell tagged
@@ -64,6 +67,8 @@ def inject(book: NotebookNode, parameters: Mapping[str, Any]) -> None:
     """
     if not parameters:
         return
+    import nbformat  # noqa: PLC0415  names are checked before 0.3 s of imports
+
     lines = [f"{name} = {value!r}" for name, value in parameters.items()]
     cell = nbformat.v4.new_code_cell("\n".join(["# Parameters", *lines]))
     cell.metadata["tags"] = [INJECTED_TAG]
@@ -77,6 +82,6 @@ def inject(book: NotebookNode, parameters: Mapping[str, Any]) -> None:
     book.cells.insert(0 if given is None else given + 1, cell)
 
 
-def _find(book: NotebookNode, tag: str) -> int | None:
+def _find(book: "NotebookNode", tag: str) -> int | None:
     tagged = (i for i, cell in enumerate(book.cells) if tag in cell.metadata.get("tags", []))
     return next(tagged, None)

@@ -4,6 +4,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final, TextIO
 
 from kernel_provider.run.model import CellReport
@@ -30,6 +31,10 @@ class Printer:
         self._show = show
         self._doing = ""
         self._begun = self._told = time.monotonic()
+
+    def opened(self, notebook: Path, kernel: str) -> None:
+        """A run begins: a line at once, since what runs it takes a second to import."""
+        self._write(f"  run     {printable(str(notebook))}, kernel {printable(kernel)}\n")
 
     def starting(self, kernel: str) -> None:
         """A sandbox is being started."""

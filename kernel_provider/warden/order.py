@@ -32,4 +32,6 @@ class Order:
         spec = data["spec"]
         spec["mounts"] = tuple(Mount(**mount) for mount in spec["mounts"])
         spec["argv"] = tuple(spec["argv"])
+        if isinstance(spec["gpus"], list):
+            spec["gpus"] = tuple(spec["gpus"])
         return cls(**{**data, "spec": SandboxSpec(**spec)})

@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Final
 from kernel_provider import names
 from kernel_provider.engines import ContainerState, Engine, NameTakenError, SandboxSpec
 from kernel_provider.engines.docker import CPU_PERIOD
-from kernel_provider.errors import ImageProtocolError, LimitNotHeldError, StartError
+from kernel_provider.errors import (
+    EngineError,
+    GpuError,
+    ImageProtocolError,
+    LimitNotHeldError,
+    StartError,
+)
 from kernel_provider.warden import cgroup, rendezvous
 
 if TYPE_CHECKING:
@@ -48,14 +54,15 @@ class Sandbox:
     def launch(self) -> None:
         """Create and start the container, and find its control group.
 
-        Raises EngineError, ImageMissingError, ImageProtocolError, LimitNotHeldError.
+        Raises EngineError, GpuError, ImageMissingError, ImageProtocolError,
+        LimitNotHeldError.
         """
         image = self.engine.image(self.spec.image)
         found = image.labels.get(names.LABEL_PROTOCOL, "none")
         if found != str(names.PROTOCOL):
             raise ImageProtocolError(image=self.spec.image, found=found, expected=names.PROTOCOL)
         self._create(image.id)
-        self.engine.start(self.container)
+        self._start()
         state = self.engine.inspect(self.container)
         if state is None or not state.running:
             failure = self.failure("it ended at once", state)
@@ -67,6 +74,14 @@ class Sandbox:
             raise LimitNotHeldError(
                 key="all limits", asked="readable", found="no control group"
             ) from error
+
+    def _start(self) -> None:
+        try:
+            self.engine.start(self.container)
+        except EngineError as error:
+            if type(error) is EngineError and self.spec.gpus:
+                raise GpuError(reason=error.data["reason"]) from error
+            raise
 
     def _create(self, image_id: str) -> None:
         """A name tells the uid, and a name that is taken means the next uid (D1)."""
@@ -136,7 +151,12 @@ class Sandbox:
         if wrong is not None:
             raise LimitNotHeldError(key=wrong, asked=asked[wrong], found=found[wrong])
 
-    def failure(self, reason: str, state: ContainerState | None = None) -> StartError:
+    def failure(
+        self,
+        reason: str,
+        state: ContainerState | None = None,
+        kind: type[StartError] = StartError,
+    ) -> StartError:
         """Word a failed start: state, exit code, the last lines that were printed."""
         state = state or self.engine.inspect(self.container)
         words = ""
@@ -146,7 +166,7 @@ class Sandbox:
         lines = self.engine.last_lines(self.container, 8).strip()
         if lines:
             words += "; its last words: " + " | ".join(lines.splitlines()).replace("%", "")
-        return StartError(reason=reason, last_words=words)
+        return kind(reason=reason, last_words=words)
 
     def ended(self, patience: float) -> ContainerState | None:
         """Wait until the engine, too, says that PID 1 is gone; None if it never does."""

@@ -9,8 +9,15 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from kernel_provider import names
 from kernel_provider.engines import Engine, open_engine
-from kernel_provider.errors import EngineError, SandboxError, WardenError
+from kernel_provider.errors import (
+    EngineError,
+    PreloadError,
+    SandboxError,
+    StartError,
+    WardenError,
+)
 from kernel_provider.warden.cgroup import Usage
 from kernel_provider.warden.loop import Loop, Timer
 from kernel_provider.warden.owners import Owner, Owners
@@ -231,7 +238,8 @@ class Warden:
         if self._ending or self.sandbox is None:
             return
         if self.relay is None:
-            self.fail(self.sandbox.failure(_how_it_ended(status)))
+            kind = PreloadError if status == names.PRELOAD_FAILED else StartError
+            self.fail(self.sandbox.failure(_how_it_ended(status), kind=kind))
             return
         self._ending = True
         usage = self.sandbox.group.usage() if self.sandbox.group else None

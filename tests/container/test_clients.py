@@ -177,8 +177,8 @@ def test_a_command_that_cannot_start_its_kernel_says_why(tmp_path: Path) -> None
         environ={"EXECUTOR_ML_MAX_MEMORY": "256m"},
     )
     assert done.returncode != 0
-    assert "above the ceiling of 256 MiB set in EXECUTOR_ML_MAX_MEMORY" in done.stderr
-    assert "Fix: ask for at most 256 MiB" in done.stderr
+    assert "above the ceiling of 256 MB set in EXECUTOR_ML_MAX_MEMORY" in done.stderr
+    assert "Fix: ask for at most 256 MB" in done.stderr
 
 
 # --- libraries ----------------------------------------------------------------------------

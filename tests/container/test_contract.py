@@ -36,6 +36,7 @@ from kernel_provider.errors import (
     ImageMissingError,
     ImageProtocolError,
     MountError,
+    PreloadError,
     SandboxError,
     StartError,
     UnknownKeyError,
@@ -584,6 +585,7 @@ def fails(km: KernelManager, error: type[SandboxError]) -> str:
         ({"memroy": "1g"}, UnknownKeyError, "did you mean 'memory'"),
         ({"image": "executor-ml:none-such"}, ImageMissingError, "executor-ml build"),
         ({"mounts": {"/models/x": "/none/such"}}, MountError, "/none/such"),
+        ({"preload": ["json", "nope.x"]}, PreloadError, "preload of nope.x: ModuleNotFoundError"),
     ],
 )
 def test_a_launch_that_cannot_be_leaves_nothing(
@@ -604,7 +606,7 @@ def test_a_launch_above_the_ceiling_leaves_nothing(
     monkeypatch.setenv("EXECUTOR_ML_MAX_MEMORY", "256m")
     km = manager()
     text = fails(km, CeilingError)
-    assert "memory = 512 MiB is above the ceiling of 256 MiB set in EXECUTOR_ML_MAX_MEM" in text
+    assert "memory = 512 MB is above the ceiling of 256 MB set in EXECUTOR_ML_MAX_MEM" in text
     watch.nothing_new()
 
 

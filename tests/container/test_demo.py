@@ -33,7 +33,7 @@ def test_the_notebook_runs_and_the_model_answers(image: str, tmp_path: Path) -> 
     assert process.returncode == 0, text
     assert "Python 3." in text
     assert "Address family not supported" in text
-    assert "memory 512 MiB, processors 0.5" in text
+    assert "memory 512 MB, processors 0.5" in text
     assert "The capital of France is Paris" in text
     assert "[figure, " in text
     assert "jupyter lab" in text.splitlines()[-1]

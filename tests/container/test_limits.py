@@ -13,8 +13,8 @@ from jupyter_client.manager import KernelManager
 from kernels import kernel, run
 
 from kernel_provider import names
-from kernel_provider.policy import MIB
 from kernel_provider.seccomp import profile_json
+from kernel_provider.values import MIB
 
 pytestmark = [pytest.mark.container, pytest.mark.usefixtures("image")]
 Pair = tuple[KernelManager, BlockingKernelClient]

@@ -15,7 +15,7 @@ from jupyter_client.manager import KernelManager
 from kernels import run
 from sandboxes import look, session_of
 
-from kernel_provider.policy import MIB
+from kernel_provider.values import MIB
 
 pytestmark = pytest.mark.container
 

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from traitlets.config.loader import PyFileConfigLoader
 
-from kernel_provider.policy import Ceilings, KernelPolicy, parse_policy, read_ceilings
+from kernel_provider.ceilings import LIMITS, Ceilings, read_ceilings
+from kernel_provider.policy import KernelPolicy, parse_policy
 from kernel_provider.warden import death
 
 pytestmark = pytest.mark.container
@@ -109,8 +111,39 @@ def test_policy_file_is_real(tmp_path: Path) -> None:
     file = tmp_path / "policy.toml"
     file.write_text(example, encoding="utf-8")
     ceilings = read_ceilings({}, policy_file=str(file))
-    assert ceilings.limits == {"memory": 4 << 30, "cpus": 2}
+    assert ceilings.limits == {"memory": 4 << 30, "cpus": 2, "loopback": False}
     assert tomllib.loads(example)["mount_sources"] == ["/srv/models"]
+
+
+def fenced(language: str) -> str:
+    """The code block of one language in docs/settings.md."""
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    (block,) = re.findall(rf"^```{language}\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    return str(block)
+
+
+def test_the_page_of_settings_is_real(tmp_path: Path) -> None:
+    """It has every setting with the README's default, and its examples are understood."""
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    rows, told = (
+        dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", text, re.MULTILINE)) for text in (page, README)
+    )
+    assert set(rows) == set(KernelPolicy.__dataclass_fields__)
+    assert rows.items() <= told.items()
+    (tmp_path / "policy.toml").write_text(fenced("toml"), encoding="utf-8")
+    file = PyFileConfigLoader("c.py", str(tmp_path))
+    (tmp_path / "c.py").write_text(fenced("python"), encoding="utf-8")
+    section = file.load_config()["SandboxProvisioner"]
+    found = read_ceilings(
+        {},
+        policy_file=str(tmp_path / "policy.toml"),
+        traits={name: (name, value) for name, value in section.items()},
+    )
+    assert found.limits["loopback"] is False
+    assert found.images == ("executor-ml:latest",)
+    assert parse_policy({}, ceilings=found).memory == 1 << 30
+    variables = set(re.findall(r"EXECUTOR_ML_MAX_(\w+)", page))
+    assert variables == {key.upper() for key in LIMITS}
 
 
 def test_causes_of_death_are_real() -> None:

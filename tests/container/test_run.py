@@ -145,7 +145,8 @@ def test_a_notebook_runs_with_parameters_and_limits(tmp_path: Path) -> None:
     assert "\x1b" not in ran.out
     assert "\r" not in ran.out
     lines = ran.out.splitlines()
-    assert "memory 640 MiB, processors 0.5" in lines[0]
+    assert lines[0] == f"  run     {tmp_path / 'n.ipynb'}, kernel executor-ml"
+    assert "memory 640 MB, processors 0.5" in lines[1]
     assert "  ok      cell 3 of 4: Show them (" in ran.out
     assert '      | [12, "it\'s"]' in lines
     assert lines[-1].startswith(f"saved {ran.output} after ")
@@ -281,6 +282,18 @@ def test_ctrl_c_saves_what_there_is(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["n.ipynb", "n.out.ipynb"]
 
 
+def test_ctrl_c_at_once(tmp_path: Path) -> None:
+    """While what runs a notebook is imported: one line, and nothing was begun."""
+    write(tmp_path, "1")
+    with begin(tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("  run     ")
+        process.send_signal(signal.SIGINT)
+        ran = finish(tmp_path, process, time.monotonic())
+    assert (ran.code, ran.err) == (130, "executor-ml: interrupted\n")
+    assert not ran.output.exists()
+
+
 def test_ctrl_c_while_the_kernel_starts(tmp_path: Path) -> None:
     """The same, with no cell run; a start that is cut off leaves nothing."""
     write(tmp_path, "1")
@@ -303,12 +316,15 @@ def test_ctrl_c_while_the_kernel_starts(tmp_path: Path) -> None:
     ("words", "environ", "code", "said"),
     [
         (("--image", "no-such-image"), {}, 72, "the image no-such-image is not on this machine"),
+        (("--image", "exector-ml"), {}, 72, "did you mean 'executor-ml:latest'?"),
+        (("--cpus", "999"), {}, 78, "cpus = 999 is more than this machine has"),
+        (("--kernel", "executor-lm"), {}, 78, "did you mean 'executor-ml'?"),
         (("--memory", "1k"), {}, 78, "the options of executor-ml run: memory"),
         (
             ("--memory", "2g"),
             {"EXECUTOR_ML_MAX_MEMORY": "1g"},
             78,
-            "is above the ceiling of 1 GiB set in EXECUTOR_ML_MAX_MEMORY",
+            "is above the ceiling of 1 GB set in EXECUTOR_ML_MAX_MEMORY",
         ),
         (("--mount", "/etc/x=/"), {}, 78, "mounts go to a folder directly below"),
         (("--kernel", "python3"), {}, 78, "outside of any sandbox"),
@@ -336,7 +352,7 @@ def test_json_tells_all_there_is(tmp_path: Path) -> None:
     told = ran.told
     cell = told["cells"][0]
     assert told.pop("seconds") > cell.pop("seconds") > 0
-    assert (told["limits"]["memory"], told["limits"]["cpus"]) == ("512 MiB", "1")
+    assert (told["limits"]["memory"], told["limits"]["cpus"]) == ("512 MB", "1")
     assert {"image", "pids", "tmp_size", "shm_size"} < set(told.pop("limits"))
     assert told == {
         "status": "success",
@@ -360,6 +376,27 @@ def test_json_tells_all_there_is(tmp_path: Path) -> None:
     }
     assert "cell 1 of 1: Sum" in ran.err
     assert "Sum" in page.read_text()
+
+
+def test_the_notebook_can_be_written_over_where_asked_for(tmp_path: Path) -> None:
+    """Not without --in-place; no other file is made, and a page is told of as well."""
+    page = tmp_path / "n.html"
+    ran = run(tmp_path, ("6 * 7",), "-o", str(tmp_path / "n.ipynb"))
+    assert ran.code == 66
+    assert "this is the notebook itself" in ran.err
+    ran = run(tmp_path, ("6 * 7",), "--in-place", "--html", str(page))
+    assert ran.code == 0, ran.err
+    book = nbformat.read(tmp_path / "n.ipynb", as_version=4)
+    assert book.cells[0].outputs[0]["data"]["text/plain"] == "42"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["n.html", "n.ipynb"]
+    assert f"saved {tmp_path / 'n.ipynb'} and {page} after " in ran.out
+
+
+def test_input_says_what_to_do_instead(tmp_path: Path) -> None:
+    """Nobody can answer; the name by which that is known is ipykernel's."""
+    ran = run(tmp_path, ("input('name? ')",))
+    assert ran.code == 10
+    assert "give its value with -p NAME VALUE" in ran.err
 
 
 def test_the_notebook_can_go_to_standard_output(tmp_path: Path) -> None:

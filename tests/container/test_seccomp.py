@@ -424,6 +424,22 @@ def test_loopback_opens_tcp_and_udp_alone(run: Runner) -> None:
     assert not [a.name for a in LOOPBACK if a.control and without[a.name] == a.answer]
 
 
+GPU_REQUESTS = tuple(
+    refused(f"ioctl {number:#x}", IOCTL, "file", number, answer=errno.ENOTTY)
+    for number in (0xC020462A, 0xC00846D6, 37, 0x30000001)
+)
+"""Requests of NVIDIA's driver, made of a plain file: that is no such device."""
+
+
+@X86_ONLY
+def test_gpus_let_the_drivers_requests_through(run: Runner) -> None:
+    """With ``gpus`` they reach the kernel; the other answers stay as they are."""
+    answers = ask(run, (*GPU_REQUESTS, *REFUSALS), seccomp.profile_json(gpus=True))
+    assert answers == {a.name: a.answer for a in (*GPU_REQUESTS, *REFUSALS)}
+    without = ask(run, GPU_REQUESTS, seccomp.profile_json())
+    assert set(without.values()) == {errno.EPERM}
+
+
 COMPATIBLE = r"""
 import asyncio, ctypes, fcntl, json, mmap, multiprocessing, os, pty, select, shutil
 import signal, socket, sqlite3, subprocess, sys, tempfile, termios, threading, time, tty

@@ -1,12 +1,14 @@
 """The command's skin: exit codes, words, and no work before it is asked for."""
 
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
 
-from kernel_provider import __version__, cli
+from kernel_provider import __version__, cli, entry
 from kernel_provider.errors import ImageMissingError
 
 
@@ -72,7 +74,6 @@ def fake_command(monkeypatch: pytest.MonkeyPatch, outcome: object) -> None:
         (0, 0, ""),
         (3, 3, ""),
         (ImageMissingError(image="x:1"), 72, "executor-ml: the image x:1 is not on this"),
-        (KeyboardInterrupt(), 130, "executor-ml: interrupted"),
     ],
 )
 def test_outcomes_become_exit_codes_and_words(
@@ -88,6 +89,70 @@ def test_outcomes_become_exit_codes_and_words(
     err = capsys.readouterr().err
     assert err.startswith(words)
     assert "Traceback" not in err
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """Ctrl-C means to this process after a test what it meant before."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.parametrize("moment", ["while it imports", "while it works"])
+def test_ctrl_c_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    signals: None,
+    moment: str,
+) -> None:
+    """Exit code 130, no traceback, and a second Ctrl-C ends what is left."""
+    assert signals is None
+    fake_command(monkeypatch, KeyboardInterrupt())
+    if moment == "while it imports":
+        monkeypatch.setitem(cli.COMMANDS, "prune", ("interrupted_import", "fake"))
+        monkeypatch.setattr(cli, "import_module", sys.modules["fake_command"].main)
+    monkeypatch.setattr(sys, "argv", ["executor-ml", "prune"])
+    assert entry.main() == 130
+    assert capsys.readouterr().err == "executor-ml: interrupted\n"
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+
+
+def test_outcomes_pass_through(monkeypatch: pytest.MonkeyPatch, signals: None) -> None:
+    """What a command returns is what the shell gets."""
+    assert signals is None
+    fake_command(monkeypatch, 3)
+    monkeypatch.setattr(sys, "argv", ["executor-ml", "prune"])
+    assert entry.main() == 3
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["doctr"], "there is no command 'doctr'; did you mean 'doctor'?"),
+        (["version"], "there is no command 'version'; did you mean '--version'?"),
+        (["nonsense"], "there is no command 'nonsense' (choose from build, engine,"),
+        (["ps", "--wach"], "there is no argument '--wach'; did you mean '--watch'?"),
+        (["ps", "--json", "extra"], "executor-ml ps: error: there is no argument 'extra'\n"),
+    ],
+)
+def test_misspelt_words_bring_the_nearest_right_one(
+    argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A command's, or an option's of that command."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(argv)
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_help_does_not_break_a_command_to_copy(capsys: pytest.CaptureFixture[str]) -> None:
+    """What completion tells people to type stands on one line."""
+    with pytest.raises(SystemExit):
+        cli.main(["completion", "--help"])
+    assert "  echo 'source <(executor-ml completion bash)' >> ~/.bashrc\n" in (
+        capsys.readouterr().out
+    )
 
 
 def test_a_bug_is_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,9 +175,9 @@ def test_a_client_that_runs_argv_itself_gets_a_refusal(
 def test_importing_the_package_does_nothing() -> None:
     """The command starts fast: none of these is imported before it is needed."""
     code = (
-        "import sys, kernel_provider.cli\n"
-        "print(*[m for m in ('docker', 'jupyter_client', 'traitlets', 'asyncio', 'zmq')"
-        " if m in sys.modules])"
+        "import sys, kernel_provider.cli, kernel_provider.commands.run\n"
+        "print(*[m for m in ('docker', 'jupyter_client', 'traitlets', 'asyncio', 'zmq',"
+        " 'nbformat', 'nbclient') if m in sys.modules])"
     )
     answer = subprocess.run(
         [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True

@@ -91,6 +91,7 @@ BODY: dict[str, Any] = {
         "RestartPolicy": {"Name": "no"},
         "Dns": ["127.0.0.1"],
         "DnsSearch": ["."],
+        "DeviceRequests": [],
         "Mounts": [{"Type": "bind", "Source": "/run/r", "Target": "/rendezvous", "ReadOnly": True}],
         "LogConfig": {
             "Type": "json-file",
@@ -153,6 +154,26 @@ def test_without_docker_host_the_first_usual_socket_that_answers_is_taken(
 
 
 # --- answers ------------------------------------------------------------------------------
+
+
+def test_loopback_is_an_empty_network_that_is_set_up() -> None:
+    """Still none: but lo is there, and localhost has an address."""
+    body = create_body(replace(SPEC, loopback=True), image_id="i", uid=1)
+    assert body["NetworkDisabled"] is False
+    assert body["HostConfig"]["NetworkMode"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "asked"),
+    [("all", {"Count": -1}), (2, {"Count": 2}), (("0", "GPU-1"), {"DeviceIDs": ["0", "GPU-1"]})],
+)
+def test_gpus_are_asked_for_by_count_or_by_name(
+    gpus: int | str | tuple[str, ...], asked: dict[str, Any]
+) -> None:
+    """With what computing needs of the driver, and no more."""
+    body = create_body(replace(SPEC, gpus=gpus), image_id="i", uid=1)
+    capabilities = {"Capabilities": [["gpu", "compute", "utility"]]}
+    assert body["HostConfig"]["DeviceRequests"] == [{**asked, **capabilities}]
 
 
 class FakeDocker:
@@ -287,6 +308,52 @@ def test_404_means_what_it_means_for_each_call(fake: FakeDocker, client: Engine)
     client.remove("c")
     with pytest.raises(EngineError, match="start the sandbox: no such thing"):
         client.start("c")
+
+
+IMAGES = json.dumps(
+    [
+        {"RepoTags": ["executor-base:latest"]},
+        {"RepoTags": ["executor-ml:latest", "executor-ml-vision:latest"]},
+        {"RepoTags": ["<none>:<none>"]},
+        {"RepoTags": None},
+    ]
+)
+THERE = "take one of: executor-ml-vision:latest, executor-ml:latest; or make it: "
+
+
+@pytest.mark.parametrize(
+    ("image", "images", "words"),
+    [
+        ("executor-ml:latest", IMAGES, ("", "run: executor-ml build")),
+        (
+            "executor-ml-vison",
+            IMAGES,
+            (
+                "; did you mean 'executor-ml-vision:latest'?",
+                f"{THERE}executor-ml build --tag executor-ml-vison",
+            ),
+        ),
+        ("executor-ml-nlp:latest", "[]", ("", "run: executor-ml build --variant nlp")),
+        ("mine", IMAGES, ("", f"{THERE}executor-ml build --tag mine")),
+        ("mine", "not json", ("", "run: executor-ml build --tag mine")),
+    ],
+)
+def test_a_missing_image_leads_to_the_right_name(
+    fake: FakeDocker, client: Engine, image: str, images: str, words: tuple[str, str]
+) -> None:
+    """The nearest that is there, the others, or the command that makes it."""
+
+    def answer(request: bytes) -> bytes:
+        found = b"/v1.41/images/json?filters=" in request
+        return f"HTTP/1.0 {200 if found else 404} x\r\n\r\n{images if found else '{}'}".encode()
+
+    fake.answer = answer
+    with pytest.raises(ImageMissingError) as caught:
+        client.image(image)
+    assert str(caught.value).splitlines() == [
+        f"the image {image} is not on this machine{words[0]}",
+        f"Fix: {words[1]}",
+    ]
 
 
 def test_409_means_taken_ended_or_under_way(fake: FakeDocker, client: Engine) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from kernel_provider import cli
 from kernel_provider.builder.model import BuildRequest, BuildResult, Event, Phase, Report
+from kernel_provider.ceilings import Ceilings, Machine
 from kernel_provider.commands.doctor import mend, report, wants_colour
 from kernel_provider.doctor import CheckResult, Facts, Status, examine
 from kernel_provider.doctor import mend as mending
@@ -23,8 +24,8 @@ from kernel_provider.errors import (
     RuntimeFolderError,
 )
 from kernel_provider.kernelspecs import Kernelspec
-from kernel_provider.policy import MIB, Ceilings
 from kernel_provider.steps import SetupError, Steps
+from kernel_provider.values import MIB
 
 ENGINE = EngineFacts(
     socket="/run/docker.sock",
@@ -37,6 +38,7 @@ ENGINE = EngineFacts(
     seccomp=True,
     rootless=False,
     data_root="/var/lib/docker",
+    machine=Machine(cpus=4, memory=8192 * MIB),
 )
 SPEC = Kernelspec(
     name="executor-ml",
@@ -147,11 +149,18 @@ BAD: list[tuple[Facts, str, Status, str, str]] = [
         "executor-ml install",
     ),
     (
-        with_spec(problem="kernel.json is not a kernelspec"),
+        with_spec(problem="line 7, column 3: not JSON: Expecting value"),
         "kernelspec executor-ml",
         Status.FAIL,
-        "not a kernelspec",
-        "/kernels/executor-ml/kernel.json",
+        "/kernels/executor-ml/kernel.json: line 7, column 3: not JSON",
+        "mend that file, or remove its folder",
+    ),
+    (
+        with_spec(problem="not JSON: it is no text"),
+        "kernelspecs",
+        Status.FAIL,
+        "no kernelspec asks for a sandbox",
+        "executor-ml install",
     ),
     (
         with_spec(argv=("python", "-m", "ipykernel_launcher", "-f", "{connection_file}")),
@@ -171,8 +180,32 @@ BAD: list[tuple[Facts, str, Status, str, str]] = [
         with_spec(config={"memory": "3g"}),
         "kernelspec executor-ml",
         Status.FAIL,
-        "above the ceiling of 2 GiB",
-        "at most 2 GiB",
+        "above the ceiling of 2 GB",
+        "at most 2 GB",
+    ),
+    (
+        with_spec(config={"cpus": 5}),
+        "kernelspec executor-ml",
+        Status.FAIL,
+        "cpus = 5 is more than this machine has: 4 processors",
+        "ask for at most 4 processors",
+    ),
+    (
+        replace(
+            with_engine(machine=replace(ENGINE.machine, cgroup=1)),
+            kernelspecs=(replace(SPEC, config={"loopback": True}),),
+        ),
+        "kernelspec executor-ml",
+        Status.FAIL,
+        "sockets hold unread data outside of the memory limit",
+        'set loopback to "insist" in kernelspec executor-ml',
+    ),
+    (
+        with_engine(machine=Machine(cpus=4, memory=768 * MIB)),
+        "kernelspec executor-ml",
+        Status.FAIL,
+        "memory = 1 GB is more than this machine has: 768 MB",
+        "ask for at most 768 MB",
     ),
     (
         with_spec(argv=("/gone/executor-ml", "launch", "{connection_file}")),
@@ -239,21 +272,21 @@ BAD: list[tuple[Facts, str, Status, str, str]] = [
         replace(GOOD, engine_space=Space(folder="/d", free=100 * MIB)),
         "engine's disk",
         Status.FAIL,
-        "100 MiB free at /d",
+        "100 MB free at /d",
         "free some room",
     ),
     (
         replace(GOOD, engine_space=Space(folder="/d", free=1000 * MIB)),
         "engine's disk",
         Status.WARN,
-        "1000 MiB free at /d",
+        "1000 MB free at /d",
         "free some room",
     ),
     (
         replace(GOOD, runtime_space=Space(folder="/r", free=0)),
         "runtime disk",
         Status.FAIL,
-        "0 MiB free at /r",
+        "0 MB free at /r",
         "free some room",
     ),
     (

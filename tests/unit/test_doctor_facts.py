@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from kernel_provider import kernelspecs, names
+from kernel_provider import admin, kernelspecs, names
+from kernel_provider.ceilings import Machine
 from kernel_provider.doctor import gather, host, jupyter
 from kernel_provider.doctor.engine import ask
 from kernel_provider.doctor.model import ServerSettings
@@ -35,6 +36,8 @@ INFO: dict[str, Any] = {
     "CgroupDriver": "systemd",
     "SecurityOptions": ["name=seccomp,profile=builtin", "name=rootless"],
     "DockerRootDir": "/home/me/.local/share/docker",
+    "NCPU": 8,
+    "MemTotal": 1 << 34,
 }
 VERSION = {"Version": "29.0", "ApiVersion": "1.52", "MinAPIVersion": "1.44"}
 
@@ -83,6 +86,7 @@ def test_the_engine_is_described(docker: tuple[str, dict[str, tuple[int, bytes]]
     assert found.lacking == ("swap", "cpus")
     assert (found.seccomp, found.rootless) == (True, True)
     assert (found.api, found.oldest_api, found.version) == ("1.52", "1.44", "29.0")
+    assert found.machine == Machine(cpus=8, memory=1 << 34)
     assert found.data_root == "/home/me/.local/share/docker"
 
 
@@ -172,7 +176,7 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path
     folders = (tmp_path / "mine", tmp_path / "system")
     for folder in folders:
         folder.mkdir()
-    monkeypatch.setattr(jupyter, "jupyter_config_path", lambda: [str(f) for f in folders])
+    monkeypatch.setattr(admin, "jupyter_config_path", lambda: [str(f) for f in folders])
     return folders
 
 
@@ -273,13 +277,15 @@ def test_ours_is_read_and_others_are_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (f"{{ {kernelspecs.PROVISIONER}", "JSONDecodeError"),
+        (f"{{ {kernelspecs.PROVISIONER}", "line 1, column 3: not JSON: Expecting"),
+        ("", "line 1, column 1: not JSON"),
+        ('{"argv": [],\n "metadata": {},}', "line 2, column 1"),
         (json.dumps({"argv": [], "metadata": kernelspecs.PROVISIONER}), "TypeError"),
         (spec(config=[]), "its config is no object"),
     ],
 )
 def test_ours_that_is_broken_says_why(tmp_path: Path, text: str, problem: str) -> None:
-    """Jupyter would just not list it."""
+    """Jupyter would just not list it; whose one is that is not JSON nobody can tell."""
     found = kernelspecs.read_file("mine", folder(tmp_path, text))
     assert found is not None
     assert problem in found.problem

@@ -19,8 +19,10 @@ from kernel_provider.hardening import (
     policy_digest,
     sandbox_spec,
 )
-from kernel_provider.policy import MIB, KernelPolicy
+from kernel_provider.policy import KernelPolicy
 from kernel_provider.seccomp import profile_json
+from kernel_provider.values import MIB
+from kernel_provider.warden.order import Order
 
 
 def test_the_default_policy_asks_for_exactly_this() -> None:
@@ -77,6 +79,42 @@ def test_the_policys_environment_wins_and_nothing_else_is_added() -> None:
         "EXECUTOR_ML_PRELOAD",
     }
     assert env["EXECUTOR_ML_PRELOAD"] == "a,b.c"
+
+
+@pytest.mark.parametrize("said", [True, "insist"])
+def test_loopback_opens_its_own_profile_and_nothing_else(said: bool | str) -> None:  # noqa: FBT001
+    """The rest of the request stays; gloo is told which interface there is."""
+    plain = sandbox_spec(KernelPolicy(), rendezvous="/r")
+    spec = sandbox_spec(KernelPolicy(loopback=said), rendezvous="/r")
+    assert spec == replace(
+        plain,
+        loopback=True,
+        seccomp=profile_json(loopback=True),
+        env={**plain.env, "GLOO_SOCKET_IFNAME": "lo"},
+        labels=spec.labels,
+    )
+
+
+def test_gpus_open_their_own_profile_and_nothing_else() -> None:
+    """Loopback has its own; both may be had."""
+    plain = sandbox_spec(KernelPolicy(), rendezvous="/r")
+    spec = sandbox_spec(KernelPolicy(gpus=("0",)), rendezvous="/r")
+    assert spec == replace(plain, gpus=("0",), seccomp=profile_json(gpus=True), labels=spec.labels)
+    both = sandbox_spec(KernelPolicy(gpus=1, loopback=True), rendezvous="/r")
+    assert both.seccomp == profile_json(loopback=True, gpus=True)
+
+
+@pytest.mark.parametrize("gpus", [0, 2, "all", ("0", "1")])
+def test_a_request_reaches_the_warden_as_it_is(gpus: int | str | tuple[str, ...]) -> None:
+    """JSON knows no tuples; what is compared there must be what was asked for here."""
+    order = Order(
+        engine="docker",
+        address="/s",
+        spec=sandbox_spec(KernelPolicy(gpus=gpus, loopback=True), rendezvous="/r"),
+        folder="/f",
+        startup_timeout=1.0,
+    )
+    assert Order.from_json(order.to_json()) == order
 
 
 def test_mounts_are_resolved_and_in_order(tmp_path: Path) -> None:
@@ -146,6 +184,8 @@ _OTHER: dict[str, Any] = {
     "env": {"A": "b"},
     "preload": ("numpy",),
     "startup_timeout": 5.0,
+    "loopback": True,
+    "gpus": "all",
 }
 
 

@@ -11,7 +11,8 @@ from jupyter_client.kernelspec import KernelSpecManager
 
 from kernel_provider import cli
 from kernel_provider.commands.install import KernelspecError, Request, display_name_of, install
-from kernel_provider.policy import MIB, KernelPolicy
+from kernel_provider.policy import KernelPolicy
+from kernel_provider.values import MIB
 
 PLACE = "share/jupyter/kernels"
 
@@ -33,11 +34,11 @@ def test_only_what_was_given_is_written(tmp_path: Path) -> None:
     """Sizes as typed, numbers as numbers; defaults may still change with the package."""
     data = tmp_path / "data"
     data.mkdir()
-    words = f"install --prefix {tmp_path} --name ml-2g --memory 2GiB --cpus 1.5 --pids 64"
+    words = f"install --prefix {tmp_path} --name ml-2g --memory 2GB --cpus 1.5 --pids 64"
     words += f" --mount /data/x={data} --env A=b=c --preload numpy --startup-timeout 30"
     assert cli.main(words.split()) == 0
     assert config(tmp_path, "ml-2g") == {
-        "memory": "2GiB",
+        "memory": "2GB",
         "cpus": 1.5,
         "pids": 64,
         "mounts": {"/data/x": str(data)},
@@ -46,7 +47,7 @@ def test_only_what_was_given_is_written(tmp_path: Path) -> None:
         "startup_timeout": 30,
     }
     spec = written(tmp_path, "ml-2g")
-    assert spec["display_name"] == "Python (ML sandbox, 2 GiB, 1.5 CPU, offline)"
+    assert spec["display_name"] == "Python (ML sandbox, 2 GB, 1.5 CPU, offline)"
     assert (spec["language"], spec["interrupt_mode"]) == ("python", "message")
 
 
@@ -119,13 +120,13 @@ def test_the_result_is_there_as_json(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_another_image_is_told_in_the_name() -> None:
     """Limits alone would not tell variants apart."""
     policy = KernelPolicy(image="executor-ml-nlp:latest", memory=1024 * MIB)
-    expected = "Python (ML sandbox, 1 GiB, 0.5 CPU, offline, executor-ml-nlp:latest)"
+    expected = "Python (ML sandbox, 1 GB, 0.5 CPU, offline, executor-ml-nlp:latest)"
     assert display_name_of(policy) == expected
 
 
 REFUSED = [
     (["--memory", "lots"], 78, "memory = 'lots' is not possible: write a size"),
-    (["--memory", "8m"], 78, "a kernel needs at least 96 MiB"),
+    (["--memory", "8m"], 78, "a kernel needs at least 96 MB"),
     (["--cpus", "many"], 78, "cpus = 'many'"),
     (["--mount", "/etc/x=/tmp"], 78, "directly below /models or /data"),
     (["--mount", "/data/x=/nowhere"], 78, "cannot mount /nowhere: No such file"),
@@ -157,7 +158,7 @@ def test_a_ceiling_counts_here_too(
     monkeypatch.setenv("EXECUTOR_ML_MAX_MEMORY", "1g")
     assert cli.main(["install", "--prefix", str(tmp_path), "--memory", "2g"]) == 78
     err = capsys.readouterr().err
-    assert "2 GiB is above the ceiling of 1 GiB set in EXECUTOR_ML_MAX_MEMORY" in err
+    assert "2 GB is above the ceiling of 1 GB set in EXECUTOR_ML_MAX_MEMORY" in err
 
 
 def test_one_that_is_there_is_kept_unless_told_otherwise(

@@ -9,22 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kernel_provider.ceilings import Ceilings, Machine, read_ceilings, this_machine
 from kernel_provider.errors import (
     CeilingError,
     ConfigError,
+    LoopbackError,
+    MachineLimitError,
     MountError,
     SandboxError,
     UnknownKeyError,
 )
-from kernel_provider.policy import (
-    MIB,
-    Ceilings,
-    KernelPolicy,
-    parse_policy,
-    parse_size,
-    read_ceilings,
-    show,
-)
+from kernel_provider.policy import KernelPolicy, parse_policy
+from kernel_provider.values import MIB, parse_size, show
 
 FREE = Ceilings()
 
@@ -54,6 +50,8 @@ def test_every_setting_reaches_the_policy_in_its_own_unit(tmp_path: Path) -> Non
         "env": {"A": "b"},
         "preload": ["numpy"],
         "startup_timeout": 30,
+        "loopback": "insist",
+        "gpus": [0, "GPU-a1"],
     }
     assert parse(given_) == KernelPolicy(
         image="executor-ml-nlp:latest",
@@ -66,6 +64,8 @@ def test_every_setting_reaches_the_policy_in_its_own_unit(tmp_path: Path) -> Non
         env={"A": "b"},
         preload=("numpy",),
         startup_timeout=30.0,
+        loopback="insist",
+        gpus=("0", "GPU-a1"),
     )
 
 
@@ -88,6 +88,36 @@ def test_every_setting_reaches_the_policy_in_its_own_unit(tmp_path: Path) -> Non
 def test_sizes_are_read_as_people_write_them(text: object, size: int) -> None:
     """Units are powers of 1024, with or without an i, in any case."""
     assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    ("value", "parsed"),
+    [(True, True), (False, False), ("true", True), ("False", False), ("insist", "insist")],
+)
+def test_loopback_is_a_word(value: object, parsed: object) -> None:
+    """On the command line and in the environment as in a file."""
+    found = parse({"loopback": value}).loopback
+    assert (type(found), found) == (type(parsed), parsed)
+    assert show("loopback", found) == str(parsed).lower()
+
+
+@pytest.mark.parametrize(
+    ("value", "parsed", "shown"),
+    [
+        ("all", "all", "all"),
+        ("none", 0, "none"),
+        (0, 0, "none"),
+        ("2", 2, "2"),
+        (1.0, 1, "1"),
+        (["0", "1"], ("0", "1"), "0 1"),
+    ],
+)
+def test_gpus_are_all_some_or_these(value: object, parsed: object, shown: str) -> None:
+    """And none where nobody asks."""
+    found = parse({"gpus": value}).gpus
+    assert (type(found), found) == (type(parsed), parsed)
+    assert show("gpus", found) == shown
+    assert parse({}).gpus == 0
 
 
 @pytest.mark.parametrize(
@@ -129,19 +159,22 @@ def test_no_key_loosens_the_hardening(key: str) -> None:
     ("config", "reason"),
     [
         ({"memory": "lots"}, "write a size"),
-        ({"memory": "64m"}, "at least 96 MiB"),
-        ({"memory": -1}, "at least 96 MiB"),
+        ({"memory": "64m"}, "at least 96 MB"),
+        ({"memory": -1}, "at least 96 MB"),
         ({"memory": None}, "write a size"),
-        ({"memory": "128m"}, "tmp_size and shm_size are memory too"),
+        ({"memory": "128m"}, "are part of memory .128 MB. and leave none of it"),
+        ({"tmp_size": "600m"}, r"600 MB. and shm_size .64 MB. are part of memory .512 MB"),
+        ({"shm_size": "1g"}, "are part of memory"),
         ({"cpus": 0}, "at least 0.01"),
         ({"cpus": "nan"}, "write a number"),
         ({"cpus": "inf"}, "write a number"),
         ({"cpus": True}, "write a number"),
-        ({"cpus": "many"}, "could not convert"),
+        ({"cpus": "many"}, "write a number such as 2 or 0.5"),
         ({"pids": 12.5}, "write a whole number"),
         ({"pids": "inf"}, "write a number"),
+        ({"pids": 10**400}, "write a number"),
         ({"pids": 8}, "at least 32"),
-        ({"tmp_size": "0"}, "at least 1 MiB"),
+        ({"tmp_size": "0"}, "at least 1 MB"),
         ({"startup_timeout": 0}, "at least 1"),
         ({"startup_timeout": "inf"}, "write a number"),
         ({"image": ""}, "write a text"),
@@ -154,7 +187,17 @@ def test_no_key_loosens_the_hardening(key: str) -> None:
         ({"env": {"": "c"}}, "name of a variable"),
         ({"preload": "numpy"}, "write a list"),
         ({"preload": [1]}, "write a text"),
+        ({"preload": ["a,b"]}, "'a,b' is no name of a module"),
+        ({"preload": ["a-b.c"]}, "is no name of a module"),
         ({"mounts": ["/models"]}, "write an object"),
+        ({"loopback": "maybe"}, 'write true, false or "insist"'),
+        ({"loopback": 1}, "write true, false"),
+        ({"gpus": -1}, 'write "all", how many, or a list of devices'),
+        ({"gpus": "some"}, 'write "all"'),
+        ({"gpus": []}, 'write "all"'),
+        ({"gpus": [True]}, 'write "all"'),
+        ({"gpus": ["0,1"]}, 'write "all"'),
+        ({"gpus": True}, 'write "all"'),
     ],
 )
 def test_values_that_mean_nothing_are_refused_by_name(
@@ -196,6 +239,11 @@ def test_any_json_gives_a_policy_or_one_of_our_errors(key: str, value: object) -
         ("pids", 500, 200),
         ("tmp_size", "200m", 150 * MIB),
         ("shm_size", "200m", 150 * MIB),
+        ("loopback", True, False),
+        ("loopback", "insist", True),
+        ("gpus", 1, 0),
+        ("gpus", ["0", "1"], 1),
+        ("gpus", "all", 8),
     ],
 )
 def test_a_limit_above_its_ceiling_names_both_and_who_set_it(
@@ -216,9 +264,18 @@ def test_the_ceiling_itself_is_allowed() -> None:
     assert parse({"memory": "1g"}, Ceilings(limits={"memory": 1024 * MIB})).memory == 1024 * MIB
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "limit"),
+    [("loopback", True, "insist"), ("gpus", ["0"], 1), ("gpus", "all", "all")],
+)
+def test_permissions_have_ceilings_as_well(key: str, value: object, limit: str | int) -> None:
+    """What is insisted on is more than what is just allowed, and all is all."""
+    assert parse({key: value}, Ceilings(limits={key: limit})) == parse({key: value})
+
+
 def test_a_default_above_a_ceiling_is_refused_as_well() -> None:
     """A kernelspec that says nothing is held under the ceiling like any other."""
-    with pytest.raises(CeilingError, match="memory = 512 MiB is above the ceiling of 256 MiB"):
+    with pytest.raises(CeilingError, match="memory = 512 MB is above the ceiling of 256 MB"):
         parse({}, Ceilings(limits={"memory": 256 * MIB}, sources={"memory": "X"}))
 
 
@@ -232,7 +289,8 @@ def test_only_listed_images_start_where_there_is_a_list() -> None:
 
 def test_no_file_and_no_variable_is_no_ceiling(tmp_path: Path) -> None:
     """Nothing is held where nobody asked for it."""
-    assert read_ceilings({}, policy_file=str(tmp_path / "none.toml")) == Ceilings()
+    found = read_ceilings({}, policy_file=str(tmp_path / "none.toml"))
+    assert found == Ceilings(machine=this_machine())
 
 
 @pytest.mark.parametrize(
@@ -286,6 +344,148 @@ def test_a_ceiling_of_the_environment_that_means_nothing_stops_every_kernel(
     """An empty variable is a mistake, not infinity."""
     with pytest.raises(ConfigError, match="EXECUTOR_ML_MAX_CPUS"):
         read_ceilings({"EXECUTOR_ML_MAX_CPUS": value}, policy_file="/nonexistent")
+
+
+# --- defaults and Jupyter's configuration ---------------------------------------------------
+
+
+def collected(tmp_path: Path, text: str, **traits: object) -> Ceilings:
+    """Ceilings of a file and of a server's configuration."""
+    file = tmp_path / "policy.toml"
+    file.write_text(text)
+    said = {name: (f"c.SandboxProvisioner.{name}", value) for name, value in traits.items()}
+    return read_ceilings({}, policy_file=str(file), traits=said)
+
+
+def test_defaults_are_for_what_a_kernelspec_does_not_set(tmp_path: Path) -> None:
+    """The kernelspec's own go before; of the administrator's, the server's."""
+    text = '[defaults]\nmemory = "1g"\npids = 64\ncpus = 1'
+    ceilings = collected(tmp_path, text, defaults={"pids": 99})
+    policy = parse({"cpus": 0.25}, ceilings)
+    assert (policy.memory, policy.pids, policy.cpus) == (1024 * MIB, 99, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[defaults]\nmemory = "8m"', "memory = '8 MB' is not possible: a kernel needs at least"),
+        ("[defaults]\nmemroy = 1", "there is no setting 'memroy'; did you mean 'memory'?"),
+        ('[defaults]\nmemory = "2g"\n[ceilings]\nmemory = "1g"', "above the ceiling of 1 GB"),
+        ('[defaults]\ntmp_size = "1g"', "tmp_size = '1 GB' is not possible"),
+        ('[defaults]\nimage = "x"', "allows these images: y"),
+        ("defaults = 5", "defaults = 5 is not possible: write a table"),
+    ],
+)
+def test_a_wrong_default_is_blamed_on_who_set_it(tmp_path: Path, text: str, said: str) -> None:
+    """Not on the kernelspec, which says nothing."""
+    with pytest.raises(ConfigError) as caught:
+        parse({}, collected(tmp_path, text, allowed_images=["y", KernelPolicy().image]))
+    assert str(caught.value).startswith(f"{tmp_path / 'policy.toml'}: ")
+    assert said in str(caught.value)
+
+
+def test_traits_are_ceilings_like_any_other(tmp_path: Path) -> None:
+    """The smaller counts, whoever says it; lists allow what all of them allow."""
+    inner = tmp_path / "models" / "ours"
+    inner.mkdir(parents=True)
+    text = (
+        f'allowed_images = ["a", "b"]\nmount_sources = ["{tmp_path}/models"]\n'
+        '[ceilings]\nmemory = "1g"\ncpus = 2\nloopback = true'
+    )
+    found = collected(
+        tmp_path,
+        text,
+        max_memory="2g",
+        max_cpus=1,
+        max_loopback=False,
+        allowed_images=["b", "c"],
+        mount_sources=[str(inner), "/srv"],
+    )
+    assert found.limits == {"memory": 1024 * MIB, "cpus": 1, "loopback": False}
+    assert found.sources["memory"] == str(tmp_path / "policy.toml")
+    assert found.sources["cpus"] == "c.SandboxProvisioner.max_cpus"
+    assert found.images == ("b",)
+    assert found.mount_sources == (str(inner),)
+    both = f"{tmp_path / 'policy.toml'} and c.SandboxProvisioner."
+    assert found.sources["allowed_images"] == f"{both}allowed_images"
+    assert found.sources["mount_sources"] == f"{both}mount_sources"
+
+
+@pytest.mark.parametrize(
+    ("traits", "said"),
+    [
+        ({"max_memory": "lots"}, "c.SandboxProvisioner.max_memory: memory = 'lots' is not"),
+        ({"max_memroy": "1g"}, "no setting 'max_memroy'; did you mean 'max_memory'?"),
+        ({"max_memory": "1m"}, "no kernel could start: it needs at least 96 MB"),
+        ({"max_cpus": -1}, "no kernel could start"),
+        ({"max_pids": 3}, "no kernel could start: it needs at least 32"),
+        ({"max_loopback": "yes"}, 'write true, false or "insist"'),
+        ({"allowed_images": "x"}, "write a list of texts"),
+        ({"mount_sources": ["models"]}, "the path must be absolute"),
+    ],
+)
+def test_a_ceiling_that_cannot_be_stops_every_kernel(
+    tmp_path: Path, traits: dict[str, object], said: str
+) -> None:
+    """It names what is wrong, and where."""
+    with pytest.raises(ConfigError) as caught:
+        collected(tmp_path, "", **traits)
+    assert said in str(caught.value)
+    assert "c.SandboxProvisioner." in str(caught.value)
+    assert "\nFix: " in str(caught.value)
+
+
+# --- the machine --------------------------------------------------------------------------
+
+SMALL = Ceilings(machine=Machine(cpus=2, memory=4 * 1024 * MIB - 5000))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said", "most"),
+    [
+        ("cpus", 2.5, "cpus = 2.5", "2 processors"),
+        ("memory", "4g", "memory = 4 GB", "3.75 GB"),
+    ],
+)
+def test_a_limit_above_the_machine_is_refused(
+    key: str, value: object, said: str, most: str
+) -> None:
+    """It would hold nothing back; the remedy is what there is."""
+    with pytest.raises(MachineLimitError) as caught:
+        parse({key: value}, SMALL)
+    first, second = str(caught.value).splitlines()
+    assert first == f"kernelspec mine: {said} is more than this machine has: {most}"
+    assert second == f"Fix: ask for at most {most}"
+
+
+def test_all_of_the_machine_is_allowed() -> None:
+    """What it has is the highest value; who has not looked refuses nothing."""
+    assert parse({"cpus": 2, "memory": 4 * 1024 * MIB - 5000}, SMALL).cpus == 2
+    assert parse({"cpus": 999, "memory": "900t"}).cpus == 999
+
+
+OLD = Ceilings(machine=Machine(cpus=2, memory=1 << 40, cgroup=1))
+
+
+def test_loopback_is_refused_where_sockets_escape_the_limit() -> None:
+    """On control groups of version 1, unless insisted on; the remedy says so."""
+    with pytest.raises(LoopbackError) as caught:
+        parse({"loopback": True}, OLD)
+    first, second = str(caught.value).splitlines()
+    assert first.startswith("kernelspec mine: loopback = true is not possible: on this machine")
+    assert "outside of the memory limit" in first
+    assert second == 'Fix: set loopback to "insist" in kernelspec mine to have it all the same'
+    assert parse({"loopback": "insist"}, OLD).loopback == "insist"
+    assert parse({"loopback": True}, SMALL).loopback is True
+    assert parse({}, OLD).loopback is False
+
+
+def test_this_machine_is_the_kernels_own() -> None:
+    """As /proc tells, which is what an engine tells as well."""
+    told = Path("/proc/meminfo").read_text(encoding="ascii").split()
+    assert told[0] == "MemTotal:"
+    assert this_machine().memory == int(told[1]) * 1024
+    assert this_machine().cpus >= 1
 
 
 # --- mounts -------------------------------------------------------------------------------

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from kernel_provider import cli
+from kernel_provider.ceilings import Ceilings
 from kernel_provider.commands.policy import Setting, in_force, table
 from kernel_provider.kernelspecs import Kernelspec
-from kernel_provider.policy import MIB, Ceilings
+from kernel_provider.values import MIB
 
 SPEC = Kernelspec(name="mine", folder="/k/mine", config={"memory": "1g", "preload": ["numpy"]})
 
@@ -17,11 +18,17 @@ def test_each_value_has_its_source() -> None:
     """A kernelspec's own, else the default; a ceiling with who set it."""
     ceilings = Ceilings(
         limits={"memory": 2048 * MIB, "cpus": 1.0},
-        sources={"memory": "/etc/p.toml", "cpus": "EXECUTOR_ML_MAX_CPUS"},
+        sources={
+            "memory": "/etc/p.toml",
+            "cpus": "EXECUTOR_ML_MAX_CPUS",
+            "allowed_images": "c.SandboxProvisioner.allowed_images in /etc/j.py",
+            "mount_sources": "/etc/p.toml",
+        },
         images=("executor-ml:latest",),
         mount_sources=("/srv",),
+        defaults={"pids": ("/etc/p.toml", 64), "memory": ("/etc/p.toml", "128m")},
     )
-    found = {s.key: s for s in in_force(SPEC, ceilings, policy_file="/etc/p.toml")}
+    found = {s.key: s for s in in_force(SPEC, ceilings)}
     assert found["memory"] == Setting(
         key="memory",
         value=1024 * MIB,
@@ -37,7 +44,9 @@ def test_each_value_has_its_source() -> None:
         ceiling_source="EXECUTOR_ML_MAX_CPUS",
     )
     assert found["image"].ceiling == ("executor-ml:latest",)
-    assert found["mounts"].ceiling == ("/srv",)
+    assert found["image"].ceiling_source == "c.SandboxProvisioner.allowed_images in /etc/j.py"
+    assert (found["mounts"].ceiling, found["mounts"].ceiling_source) == (("/srv",), "/etc/p.toml")
+    assert (found["pids"].value, found["pids"].source) == (64, "/etc/p.toml")
     assert found["pids"].ceiling is None
     assert found["preload"].value == ("numpy",)
 
@@ -46,7 +55,7 @@ def test_the_table_is_aligned_and_readable() -> None:
     """Values as people write them, a dash for no ceiling."""
     lines = table(in_force(SPEC, Ceilings())).splitlines()
     assert lines[0].split("  ")[0] == "setting"
-    assert "memory           1 GiB               /k/mine/kernel.json  -        -" in lines
+    assert "memory           1 GB                /k/mine/kernel.json  -        -" in lines
     assert any(line.startswith("mounts") and " none " in line for line in lines)
     assert any(line.startswith("preload") and " numpy " in line for line in lines)
 
@@ -87,7 +96,7 @@ def test_the_command_shows_a_named_kernel(
     [
         ({"memroy": "1g"}, "kernelspec mine: there is no setting 'memroy'; did you mean 'memory'?"),
         ({"cpus": 9}, "cpus = 9 is above the ceiling of 2 set in EXECUTOR_ML_MAX_CPUS"),
-        ([], "kernelspec mine cannot be used: its config is no object"),
+        ([], "/kernels/mine/kernel.json: its config is no object"),
     ],
 )
 def test_what_would_end_a_start_ends_this(

@@ -15,7 +15,8 @@ from kernel_provider.commands.ps import Row, Seen, age_of, compare, owner_of, ro
 from kernel_provider.engines import ContainerState, ContainerSummary
 from kernel_provider.errors import EngineUnreachableError
 from kernel_provider.hardening import policy_digest
-from kernel_provider.policy import MIB, KernelPolicy
+from kernel_provider.policy import KernelPolicy
+from kernel_provider.values import MIB
 from kernel_provider.warden import cgroup
 from kernel_provider.warden.cgroup import UNLIMITED, Load, Usage
 
@@ -88,7 +89,7 @@ def test_the_table_is_aligned() -> None:
     lines = table([row(BEFORE, NOW), unknown]).splitlines()
     assert lines[0].split() == ps.HEAD.split()
     assert lines[1] == (
-        "executor-ml-7000  executor-ml  running  101 MiB  200 MiB  512 MiB  50%  25%        "
+        "executor-ml-7000  executor-ml  running  101 MB  200 MB  512 MB  50%  25%        "
         "13/128  1.5m  42"
     )
     assert lines[2].split() == ["executor-ml-7000", "abcd", "running", *["-"] * 8]

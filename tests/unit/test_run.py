@@ -13,10 +13,11 @@ from nbformat import NotebookNode
 
 from kernel_provider import cli
 from kernel_provider.commands import run as command
-from kernel_provider.errors import SandboxError
+from kernel_provider.kernelspecs import PROVISIONER
 from kernel_provider.run import book as books
+from kernel_provider.run import files
 from kernel_provider.run.client import BoundedClient, size
-from kernel_provider.run.kernel import PROVISIONER, merged
+from kernel_provider.run.kernel import merged
 from kernel_provider.run.model import (
     STATES,
     CellReport,
@@ -25,6 +26,7 @@ from kernel_provider.run.model import (
     InputError,
     OutputError,
     OutsideKernelError,
+    RunRequest,
     RunResult,
 )
 from kernel_provider.run.parameters import inject, parse_parameters, parse_value
@@ -32,7 +34,7 @@ from kernel_provider.run.progress import Printer
 from kernel_provider.run.signals import Wishes
 from kernel_provider.run.text import duration, parse_duration, printable, shown, title
 
-LIMITS = {"memory": "512 MiB", "cpus": "0.5"}
+LIMITS = {"memory": "512 MB", "cpus": "0.5"}
 
 
 def notebook(*sources: str, tags: dict[int, str] | None = None) -> NotebookNode:
@@ -131,11 +133,18 @@ def test_an_old_notebook_stays_valid_with_parameters() -> None:
 # --- notebooks in files ---------------------------------------------------------------
 
 
+def load(path: Path) -> NotebookNode:
+    """Read a notebook as a run does."""
+    return books.parse(path, files.read(path))
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         (b"", "it is empty"),
-        (b"junk", "no JSON"),
+        (b"junk", "no JSON, line 1: Expecting value"),
+        (b'{"nbformat": 4,\n "cells": [}', "no JSON, line 2"),
+        (b"[" * 100_000, "JSON without end"),
         (b"\xff\xfe\x00", "it is no text"),
         (b'{"a": 1}', "JSON of another kind"),
         (b"[]", "JSON of another kind"),
@@ -148,7 +157,7 @@ def test_what_is_no_notebook_is_named(tmp_path: Path, content: bytes, reason: st
     path = tmp_path / "n.ipynb"
     path.write_bytes(content)
     with pytest.raises(InputError, match=reason) as caught:
-        books.load(path)
+        load(path)
     first, second = str(caught.value).splitlines()
     assert str(path) in first
     assert second.startswith("Fix: ")
@@ -158,9 +167,9 @@ def test_what_is_no_notebook_is_named(tmp_path: Path, content: bytes, reason: st
 def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
     """Neither is a traceback."""
     with pytest.raises(InputError, match="there is no such file"):
-        books.load(tmp_path / "nowhere.ipynb")
+        load(tmp_path / "nowhere.ipynb")
     with pytest.raises(InputError, match="this is a folder"):
-        books.load(tmp_path)
+        load(tmp_path)
 
 
 def test_old_outputs_do_not_look_new(tmp_path: Path) -> None:
@@ -170,7 +179,7 @@ def test_old_outputs_do_not_look_new(tmp_path: Path) -> None:
     book.cells[0].execution_count = 7
     path = tmp_path / "n.ipynb"
     nbformat.write(book, path)
-    loaded = books.load(path)
+    loaded = load(path)
     assert loaded.cells[0].outputs == []
     assert loaded.cells[0].execution_count is None
 
@@ -181,7 +190,7 @@ def test_a_notebook_of_format_3_is_upgraded(tmp_path: Path) -> None:
     cell = {"cell_type": "code", "input": ["1"], "language": "python", "outputs": []}
     old = {"nbformat": 3, "nbformat_minor": 0, "metadata": {}, "worksheets": [{"cells": [cell]}]}
     path.write_text(json.dumps(old))
-    assert books.load(path).cells[0].source == "1"
+    assert load(path).cells[0].source == "1"
 
 
 def test_writing_is_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -190,24 +199,65 @@ def test_writing_is_whole_or_not_at_all(tmp_path: Path) -> None:
     real.write_text("old")
     real.chmod(0o640)
     link.symlink_to(real)
-    books.write(link, "new")
+    files.write(link, "new")
     assert link.is_symlink()
     assert real.read_text() == "new"
     assert real.stat().st_mode & 0o777 == 0o640
     with pytest.raises(OutputError, match="cannot write"):
-        books.write(tmp_path / "no" / "folder", "x")
+        files.write(tmp_path / "no" / "folder", "x")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["link.ipynb", "real.ipynb"]
+
+
+def request(tmp_path: Path, **changes: Any) -> RunRequest:
+    """A run of a notebook that is there."""
+    path = tmp_path / "n.ipynb"
+    nbformat.write(notebook("1"), path)
+    return RunRequest(**{"notebook": path, "output": tmp_path / "n.out.ipynb", **changes})
+
+
+@pytest.mark.parametrize("name", ["n.ipynb", "link.ipynb", "../{folder}/n.ipynb"])
+def test_the_notebook_is_written_over_only_where_asked_for(tmp_path: Path, name: str) -> None:
+    """By whatever path it is reached; the remedy names both ways out."""
+    (tmp_path / "link.ipynb").symlink_to(tmp_path / "n.ipynb")
+    output = tmp_path / name.format(folder=tmp_path.name)
+    with pytest.raises(InputError) as caught:
+        files.prepare(request(tmp_path, output=output))
+    assert str(caught.value).splitlines() == [
+        f"-o {output}: this is the notebook itself",
+        "Fix: give another file with -o, or --in-place to write over the notebook",
+    ]
+    assert files.prepare(request(tmp_path, output=output, in_place=True))
+
+
+def test_a_page_has_a_file_of_its_own(tmp_path: Path) -> None:
+    """It replaces neither the notebook nor its executed copy, be that there or not."""
+    with pytest.raises(InputError, match="the notebook, which the page would replace"):
+        files.prepare(request(tmp_path, html=tmp_path / "n.ipynb"))
+    with pytest.raises(InputError, match="the executed notebook goes to the same file"):
+        files.prepare(request(tmp_path, html=tmp_path / "n.out.ipynb"))
+    assert files.prepare(request(tmp_path, output=None, html=tmp_path / "n.html"))
+    assert files.prepare(request(tmp_path, output=Path("/dev/null"), html=Path("/dev/null")))
+
+
+def test_a_page_without_nbconvert_is_refused_before_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the command that brings it."""
+    monkeypatch.setattr(files, "find_spec", lambda _name: None)
+    with pytest.raises(InputError, match="nbconvert is not installed") as caught:
+        files.prepare(request(tmp_path, html=tmp_path / "n.html"))
+    assert "pip install nbconvert" in str(caught.value)
 
 
 def test_an_output_that_cannot_be_is_refused_before_the_run(tmp_path: Path) -> None:
     """Not after hours."""
     with pytest.raises(OutputError, match="it is a folder"):
-        books.check_writable(tmp_path)
+        files.check_writable(tmp_path)
     with pytest.raises(OutputError, match="there is no folder"):
-        books.check_writable(tmp_path / "no" / "n.ipynb")
-    books.check_writable(Path("/dev/null"))
-    books.write(Path("/dev/null"), "x")
-    books.check_writable(tmp_path / "n.ipynb")
+        files.check_writable(tmp_path / "no" / "n.ipynb")
+    files.check_writable(Path("/dev/null"))
+    files.write(Path("/dev/null"), "x")
+    files.check_writable(tmp_path / "n.ipynb")
 
 
 def test_streams_are_merged_in_order() -> None:
@@ -373,6 +423,7 @@ def cell(state: str = "ok", **more: Any) -> CellReport:
 def show(stream: io.StringIO, environ: dict[str, str]) -> str:
     """What a short run prints."""
     printer = Printer(stream, environ, show=True)
+    printer.opened(Path("n\x1b.ipynb"), "executor-ml")
     printer.starting("executor-ml")
     printer.started(1.0, LIMITS)
     printer.cell_started(cell(), 2)
@@ -386,7 +437,8 @@ def show(stream: io.StringIO, environ: dict[str, str]) -> str:
 def test_a_pipe_gets_plain_lines() -> None:
     """No control character but the newline."""
     assert show(io.StringIO(), {}).splitlines() == [
-        "  ok      kernel executor-ml: memory 512 MiB, processors 0.5 (1.0 s)",
+        "  run     n\N{REPLACEMENT CHARACTER}.ipynb, kernel executor-ml",
+        "  ok      kernel executor-ml: memory 512 MB, processors 0.5 (1.0 s)",
         "  ok      cell 1 of 2: t (1.0 s)",
         "      | hi",
     ]
@@ -435,6 +487,16 @@ def test_every_ending_is_told_in_one_line_and_a_fix(code: ExitCode) -> None:
     if code is not ExitCode.CELL_ERROR:
         summary, _ = command.explain(result(code), None)
         assert "the start of the kernel" in summary
+
+
+def test_input_has_a_remedy_of_its_own() -> None:
+    """A traceback of ipykernel's tells nobody what to do instead."""
+    raised = cell("error", error="StdinNotImplementedError", message="raw_input was called, but")
+    summary, fix = command.explain(result(ExitCode.CELL_ERROR, raised), Path("n.out.ipynb"))
+    assert "StdinNotImplementedError" in summary
+    assert "input()" in fix
+    assert "-p NAME VALUE" in fix
+    assert "tagged 'parameters'" in fix
 
 
 def test_every_exit_code_is_in_the_help_and_the_docs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -488,19 +550,22 @@ def test_json_is_one_object_also_where_nothing_ran(
     assert told["error"]["fix"] in printed.err
 
 
+@pytest.mark.parametrize(
+    ("name", "suggested"), [("exector-ml", "; did you mean 'executor-ml'?"), ("../nope", "")]
+)
 def test_an_unknown_kernel_names_the_known_ones(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, suggested: str
 ) -> None:
-    """And the commands that mend it."""
+    """The nearest first, and the command that makes another."""
     path = tmp_path / "n.ipynb"
     nbformat.write(notebook("1"), path)
-    assert cli.main(["run", str(path), "--kernel", "../nope"]) == 78
-    told = capsys.readouterr().err
-    assert "'../nope'" in told
-    assert "executor-ml" in told
-    assert "executor-ml doctor" in told
+    assert cli.main(["run", str(path), "--kernel", name]) == 78
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        f"executor-ml: there is no sandboxed kernel named {name!r}{suggested}",
+        f"Fix: take one of: executor-ml; or make it: executor-ml install --name {name}",
+    ]
     assert [p.name for p in tmp_path.iterdir()] == ["n.ipynb"]
-    assert issubclass(OutsideKernelError, SandboxError)
 
 
 def test_outputs_are_shown_as_text() -> None:
@@ -536,3 +601,42 @@ def test_a_cell_is_named_by_its_first_comment() -> None:
     """So that progress reads like a table of contents."""
     assert title("\n# Ask a model\nx = 1") == "Ask a model"
     assert title("x = 1") == "x = 1"
+
+
+def spec_text(argv: object, **stanza: object) -> str:
+    """A kernel.json as its file has it."""
+    return json.dumps({"argv": argv, "metadata": {"kernel_provisioner": stanza}})
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"argv": [],\n  "display_name": }', "line 2, column 19: not JSON: Expec"),
+        ("\N{LATIN SMALL LETTER E WITH ACUTE}", "not JSON: it is no text"),
+        (spec_text([], provisioner_name=PROVISIONER, config=[]), "its config is no object"),
+        (spec_text(3, provisioner_name=PROVISIONER), "not a kernelspec (TypeError: "),
+        (
+            spec_text([], provisioner_name=PROVISIONER).replace("{", '{"display_name": 3, ', 1),
+            "not a kernelspec (TraitError: ",
+        ),
+    ],
+)
+def test_a_broken_kernelspec_names_its_file(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    reason: str,
+) -> None:
+    """And the line, and how to mend it: no traceback of Jupyter's."""
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path))
+    file = tmp_path / "kernels" / "mine" / "kernel.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(text, encoding="latin-1")
+    path = tmp_path / "n.ipynb"
+    nbformat.write(notebook("1"), path)
+    assert cli.main(["run", str(path), "--kernel", "mine"]) == 78
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"executor-ml: kernelspec mine cannot be used: {file}: {reason}")
+    fix = "remove its folder and run: executor-ml install --name mine"
+    assert second == f"Fix: mend that file, or {fix}"

@@ -32,9 +32,9 @@ HIDDEN = """
 Rule = dict[str, Any]
 
 
-def rules(call: str, *, loopback: bool = False) -> list[Rule]:
+def rules(call: str, **kinds: bool) -> list[Rule]:
     """The rules that name a call."""
-    found: list[Rule] = seccomp.profile(loopback=loopback)["syscalls"]
+    found: list[Rule] = seccomp.profile(**kinds)["syscalls"]
     return [rule for rule in found if call in rule["names"]]
 
 
@@ -49,11 +49,11 @@ def holds(condition: dict[str, Any], value: int) -> bool:
     return bool(value == condition["value"])
 
 
-def verdict(call: str, *arguments: int, loopback: bool = False) -> int:
+def verdict(call: str, *arguments: int, **kinds: bool) -> int:
     """The errno that a call meets, 0 if it passes; fails if rules contradict each other."""
     answers = {
         rule.get("errnoRet", 0)
-        for rule in rules(call, loopback=loopback)
+        for rule in rules(call, **kinds)
         if all(holds(arg, arguments[arg["index"]]) for arg in rule["args"])
     }
     assert len(answers) <= 1, f"{call}{arguments}: {answers}"
@@ -108,6 +108,22 @@ def test_socket_families(*, loopback: bool) -> None:
     expected = inet | {(16, 3, 0)} if loopback else set()
     assert {way for way in passed if way[0] != seccomp.AF_UNIX} == expected
     assert (seccomp.AF_UNIX, 1, 0) in passed
+
+
+NVIDIA = (0xC020462A, 0xC0104629, 0xC00846D6, 1, 37, 73, 0x30000001, 0x30000002)
+"""Allocation and control of the driver, and its shared memory's requests."""
+
+
+def test_gpus_add_the_drivers_requests_and_no_other() -> None:
+    """Not without them; sockets, terminals and namespaces stay closed."""
+    for request in NVIDIA:
+        assert verdict("ioctl", 9, request) == errno.EPERM
+        assert verdict("ioctl", 9, request, gpus=True) == 0
+    for request in (0x5412, 0x8912, 0x894C, 0xB701, 0x40049409, 0x30000003, 0x101):
+        assert verdict("ioctl", 9, request, gpus=True) == errno.EPERM
+    own = seccomp.profile(gpus=True)["syscalls"]
+    plain = seccomp.profile()["syscalls"]
+    assert {name for rule in own if rule not in plain for name in rule["names"]} == {"ioctl"}
 
 
 def test_errors_of_sockets() -> None:
@@ -170,7 +186,7 @@ def test_clone_makes_no_namespace(bit: int) -> None:
 @BOTH
 def test_is_what_the_engine_reads(*, loopback: bool) -> None:
     """JSON, native architectures alone, an allow-list, no rule that is the default."""
-    told = json.loads(seccomp.profile_json(loopback))
+    told = json.loads(seccomp.profile_json(loopback=loopback))
     assert told == seccomp.profile(loopback=loopback)
     assert told["defaultAction"] == "SCMP_ACT_ERRNO"
     assert [arch["architecture"] for arch in told["archMap"]] == [
@@ -189,7 +205,7 @@ def test_same_text_each_time() -> None:
 
 def test_every_line_has_its_reason() -> None:
     """Each group gives a reason, and each allowed case what it is for."""
-    for group in seccomp.groups(loopback=True):
+    for group in seccomp.groups(loopback=True, gpus=True):
         assert group.reason.endswith("."), group.name
         if group.error is None:
             assert all(case.why for case in group.cases), group.name
