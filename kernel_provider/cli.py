@@ -21,6 +21,8 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "install": ("kernel_provider.commands.install", "write a kernelspec with its own limits"),
     "policy": ("kernel_provider.commands.policy", "show every setting in force, and who set it"),
     "ps": ("kernel_provider.commands.ps", "show running sandboxes and what they use"),
+    "bundle": ("kernel_provider.commands.bundle", "pack all for a machine without a network"),
+    "unbundle": ("kernel_provider.commands.unbundle", "put a bundle into effect on this machine"),
     "doctor": ("kernel_provider.commands.doctor", "find what is wrong here, and mend it"),
     "completion": ("kernel_provider.commands.completion", "print a script for tab completion"),
     "launch": ("kernel_provider.commands.launch", "what a kernelspec's argv names (see --help)"),

@@ -26,6 +26,7 @@ _STEP: Final = re.compile(r"^Step (\d+)/(\d+) : (.*)$", re.DOTALL)
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 """The engine paints red what a step writes to its standard error."""
 
+_LOADED: Final = re.compile(r"^Loaded image ID: (sha256:[0-9a-f]{64})")
 _NOISE: Final = (" ---> ", "Removing intermediate", "Successfully ")
 _CALL_TIMEOUT: Final = 600
 
@@ -156,6 +157,32 @@ class Images:
         repository, _, tag = name.partition(":")
         self._api.tag(image_id, repository, tag or "latest")
 
+    def export(self, image_id: str) -> Iterator[bytes]:
+        """The image as a tar that ``load`` takes; by its id, so that it carries no name.
+
+        Raises:
+            EngineError: the engine stopped sending; what came is of no use.
+        """
+        try:
+            yield from self._api.get_image(image_id)
+        except (docker.errors.DockerException, requests.RequestException) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise EngineError(action=f"export {image_id}", reason=reason) from error
+
+    def load(self, archive: Iterator[bytes], say: Callable[[str], None]) -> str:
+        """Load an image from what ``export`` made, compressed or not; return its id.
+
+        Cutting this short ends the loading in the engine too.
+
+        Raises:
+            EngineError: the engine refused it, or has no room.
+        """
+        try:
+            return read_load(self._api.load_image(archive), say)  # type: ignore[no-untyped-call]
+        except (docker.errors.DockerException, requests.RequestException) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise EngineError(action="load an image", reason=reason) from error
+
     def remove_unnamed(self, *, stages: bool) -> None:
         """Remove images of ours that have lost their name; ``stages`` too if true.
 
@@ -201,6 +228,25 @@ def read_build(
         last_words=last_words(lines),
         remedy="mend what the lines above say and build again; the old image is in place",
     )
+
+
+def read_load(stream: Iterator[Mapping[str, Any]], say: Callable[[str], None]) -> str:
+    """Follow the engine's account of loading an image without a name; return its id.
+
+    Raises:
+        EngineError: it ended with an error, or without an image.
+    """
+    reason = "it told of no image"
+    for entry in stream:
+        if found := _LOADED.search(str(entry.get("stream", ""))):
+            return found[1]
+        if "error" in entry:
+            reason = str(entry["error"])
+            break
+        done = entry.get("progressDetail", {}).get("current")
+        if done:
+            say(f"layer: {int(done) / 1e6:.0f} MB")
+    raise EngineError(action="load an image", reason=reason)
 
 
 def _short(instruction: str) -> str:

@@ -28,22 +28,41 @@ NEWEST_GLIBC: Final = 36
 
 OLDEST_GLIBC: Final = 5
 
+MANYLINUX_YEARS: Final[Mapping[str, int]] = {"2014": 17, "2010": 12, "1": 5}
+"""Minor versions of glibc 2 by the older names of platforms (PEP 600)."""
+
 KEPT_FOR: Final = 30 * 24 * 3600
 """Seconds that wheels are kept after their last use."""
 
 
-def target_options() -> list[str]:
-    """Options of pip for the image's Python and platform, whatever the host's are."""
-    minors = range(NEWEST_GLIBC, OLDEST_GLIBC - 1, -1)
-    platforms = [f"manylinux_2_{minor}_x86_64" for minor in minors]
-    platforms += [f"manylinux{year}_x86_64" for year in ("2014", "2010", "1")]
-    platforms.append("linux_x86_64")
+def glibc_platforms(newest: int = NEWEST_GLIBC, machine: str = "x86_64") -> list[str]:
+    """Every platform whose wheels run with glibc 2.``newest``, the best first."""
+    platforms = [f"manylinux_2_{minor}_{machine}" for minor in range(newest, OLDEST_GLIBC - 1, -1)]
+    years = [year for year, minor in MANYLINUX_YEARS.items() if minor <= newest]
+    platforms += [f"manylinux{year}_{machine}" for year in years]
+    return [*platforms, f"linux_{machine}"]
+
+
+def target_options(python: str = PYTHON, platforms: Sequence[str] = ()) -> list[str]:
+    """Options of pip for a CPython and its platforms, by default the image's.
+
+    The host's do not matter.
+    """
+    abi = f"cp{python.replace('.', '')}"
     return [
         "--only-binary=:all:",
         "--implementation=cp",
-        f"--python-version={PYTHON}",
-        *(f"--abi={abi}" for abi in ("cp311", "abi3", "none")),
-        *(f"--platform={platform}" for platform in platforms),
+        f"--python-version={python}",
+        *(f"--abi={abi}" for abi in (abi, "abi3", "none")),
+        *(f"--platform={platform}" for platform in platforms or glibc_platforms()),
+    ]
+
+
+def pip_download(folder: Path) -> list[str]:
+    """How pip is asked for what is named, and nothing else; it goes into ``folder``."""
+    return [
+        *(sys.executable, "-m", "pip", "download", "--no-input", "--no-deps"),
+        *("--disable-pip-version-check", "--progress-bar=off", f"--dest={folder}"),
     ]
 
 
@@ -58,8 +77,7 @@ def download_command(
     hashes = ["--require-hashes"] if hashed else []
     index = [f"--extra-index-url={CPU_INDEX}", "--retries=1"] if cpu_index else []
     return [
-        *(sys.executable, "-m", "pip", "download", "--no-input", "--no-deps"),
-        *("--disable-pip-version-check", "--progress-bar=off", f"--dest={target}"),
+        *pip_download(target),
         *hashes,
         *index,
         *target_options(),
@@ -140,11 +158,11 @@ def _download(
         batches.append(([context.unhashed], False))
     for files, hashed in batches:
         command = download_command(files, folder, hashed=hashed)
-        code, _ = _run(command, say)
+        code, _ = run_pip(command, say)
         if code:
             say(f"once more, with PyTorch's own index, {CPU_INDEX}")
             command = download_command(files, folder, hashed=hashed, cpu_index=True)
-            code, lines = _run(command, say)
+            code, lines = run_pip(command, say)
         if code:
             raise BuildError(
                 image=request.image,
@@ -154,7 +172,7 @@ def _download(
             )
 
 
-def _run(command: Sequence[str], say: Callable[[str], None]) -> tuple[int, list[str]]:
+def run_pip(command: Sequence[str], say: Callable[[str], None]) -> tuple[int, list[str]]:
     """Run pip, tell what it gets, and return its exit code and all lines."""
 
     def tell(line: str) -> None:

@@ -21,7 +21,7 @@ from kernel_provider.values import show
 SOURCE: Final = "the command line"
 NUMBERS: Final = ("cpus", "pids", "startup_timeout")
 WORDS: Final = ("loopback", "gpus")
-NAME: Final = re.compile(r"[a-z0-9._-]+", re.IGNORECASE | re.ASCII)
+NAME: Final = re.compile(r"(?!\.+$)[a-z0-9._-]+", re.IGNORECASE | re.ASCII)
 
 
 class KernelspecError(SandboxError):
@@ -57,6 +57,11 @@ class Installed:
     hidden: bool
     same_display_name: tuple[str, ...]
 
+    @property
+    def jupyter_path(self) -> str:
+        """What makes Jupyter look there."""
+        return str(Path(self.file).parent.parent.parent)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Fill in the command's arguments."""
@@ -65,10 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "virtual environment, or into the user's folder outside of one. Settings that are "
         "not given keep their defaults."
     )
-    place = parser.add_mutually_exclusive_group()
-    place.add_argument("--user", action="store_true", help="for this user, in all environments")
-    place.add_argument("--sys-prefix", action="store_true", help="into this Python environment")
-    place.add_argument("--prefix", metavar="P", help="below P/share/jupyter/kernels")
+    add_places(parser)
     parser.add_argument(
         "--name", default=kernelspecs.DEFAULT, help="what --kernel takes (default: %(default)s)"
     )
@@ -94,13 +96,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """Fill in where a kernelspec goes."""
+    places = parser.add_mutually_exclusive_group()
+    places.add_argument("--user", action="store_true", help="for this user, in all environments")
+    places.add_argument("--sys-prefix", action="store_true", help="into this Python environment")
+    places.add_argument("--prefix", metavar="P", help="below P/share/jupyter/kernels")
+
+
+def where_of(args: argparse.Namespace) -> str:
+    """The place that was given, as a request has it."""
+    return "user" if args.user else args.prefix or (sys.prefix if args.sys_prefix else "")
+
+
 def main(args: argparse.Namespace) -> int:
     """Write it and say where it is."""
-    where = "user" if args.user else args.prefix or (sys.prefix if args.sys_prefix else "")
     request = Request(
         name=args.name.lower(),
         display_name=args.display_name or "",
-        where=where,
+        where=where_of(args),
         config=config_of(args),
         replace=args.replace,
     )
@@ -155,7 +169,7 @@ def install(request: Request, environ: Mapping[str, str]) -> Installed:
         )
     policy = parse_policy(request.config, ceilings=read_ceilings(environ), source=SOURCE)
     manager = KernelSpecManager()
-    folder = Path(_folder(request.where, manager), request.name)
+    folder = place(request.where) / request.name
     if folder.exists() and not request.replace:
         raise KernelspecError(
             name=request.name,
@@ -179,10 +193,13 @@ def install(request: Request, environ: Mapping[str, str]) -> Installed:
     )
 
 
-def _folder(where: str, manager: Any) -> str:
+def place(where: str) -> Path:
+    """The folder of kernelspecs that a request's ``where`` means."""
+    from jupyter_client.kernelspec import KernelSpecManager  # noqa: PLC0415  100 ms
+
     if where == "user" or (not where and sys.prefix == sys.base_prefix):
-        return str(manager.user_kernel_dir)
-    return str(Path(where or sys.prefix, "share/jupyter/kernels").absolute())
+        return Path(KernelSpecManager().user_kernel_dir)
+    return Path(where or sys.prefix, "share/jupyter/kernels").absolute()
 
 
 def display_name_of(policy: KernelPolicy) -> str:
@@ -260,8 +277,7 @@ def words(installed: Installed) -> str:
         others = ", ".join(installed.same_display_name)
         lines.append(f"Others are displayed alike ({others}); --display-name tells them apart.")
     if installed.hidden:
-        prefix = Path(installed.file).parent.parent.parent
-        lines.append(f"Jupyter finds it only with JUPYTER_PATH={prefix}")
+        lines.append(f"Jupyter finds it only with JUPYTER_PATH={installed.jupyter_path}")
     lines.append(
         "A running Jupyter server shows it within a minute. It must be restarted only if "
         "executor-ml-kernel itself was installed after it started."
