@@ -16,8 +16,8 @@ import nbformat
 import pytest
 from bundles import LABELS, kernel_json, tar_of
 
-from kernel_provider import engine_host
 from kernel_provider.engines.docker import find_socket
+from kernel_provider.setup import engine_host
 from kernel_provider.setup.engine_host import EngineHome
 
 pytestmark = pytest.mark.container
