@@ -130,7 +130,7 @@ def test_the_page_works(sides: Sides, engine: docker.DockerClient, image: str) -
 
     told = shell(look, sides.there, sides.there_folder)
     assert f"ok    image {sides.image}" in told
-    assert re.search(r"ok +kernelspec executor-ml +memory 300 MiB.*it sets image, memory", told)
+    assert re.search(r"ok +kernelspec executor-ml +memory 300 MB.*it sets image, memory", told)
     assert f"executor-ml    {sides.there_folder}/sandbox/share/jupyter/kernels" in told
 
     told = shell(f". sandbox/bin/activate\n{again}", sides.there, sides.there_folder)
