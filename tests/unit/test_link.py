@@ -17,7 +17,7 @@ import pytest
 from jupyter_client.kernelspec import KernelSpec
 
 import kernel_provider.link
-from kernel_provider.errors import EnvironmentTooLargeError, WardenError
+from kernel_provider.errors import EngineError, EnvironmentTooLargeError, WardenError
 from kernel_provider.folders import RUNTIME_VARIABLE
 from kernel_provider.hardening import sandbox_spec
 from kernel_provider.link import GRACE, WARDEN_LOST, Link
@@ -202,6 +202,22 @@ def test_ready_in_the_last_moment_is_no_silence(
 
     monkeypatch.setattr(Link, "hear", late)
     assert asyncio.run(bench.session.launched(0.05 - GRACE))["uid"] == 7
+
+
+def test_a_launch_that_failed_forgets_no_client(bench: Bench) -> None:
+    """Who was subscribed to the last kernel is awaited by the next that serves."""
+    bench.say(READY, {**GONE, "subscribers": 3})
+    assert bench.session.death is not None
+    bench.session.hang_up()
+    ours, theirs = socket.socketpair()
+    bench.session._link = Link(ours, bench.link.folder)  # noqa: SLF001  no warden is started
+    error = EngineError(action="create the sandbox", reason="no")
+    theirs.sendall(json.dumps({"event": "failed", **error.to_wire()}).encode() + b"\n")
+    with theirs, pytest.raises(EngineError, match="create the sandbox"):
+        asyncio.run(bench.session.launched(5))
+    bench.session.hang_up()
+    assert bench.session._subscribers == 3  # noqa: SLF001  what the next claim says
+    assert not bench.session.has_sandbox
 
 
 def test_a_claim_that_would_block_is_refused(bench: Bench) -> None:
