@@ -84,6 +84,15 @@ class MountError(ConfigError):
     fix = "mount a folder that this user can read and that the policy allows"
 
 
+class EnvironmentTooLargeError(ConfigError):
+    """More environment than a process can be started with, or a claim can bring."""
+
+    summary = "the environment for this kernel takes {size} bytes, and {limit} are possible"
+    fix = (
+        "set fewer or shorter variables in the kernelspec; of the client's, TZ and NBGRADER_* count"
+    )
+
+
 class RuntimeFolderError(SandboxError):
     """The private folder for sockets cannot be used."""
 

@@ -14,6 +14,7 @@ from typing import Final
 
 from kernel_provider import names
 from kernel_provider.engines import Mount, SandboxSpec
+from kernel_provider.errors import EnvironmentTooLargeError
 from kernel_provider.policy import KernelPolicy
 from kernel_provider.seccomp import profile_json
 
@@ -24,6 +25,9 @@ NOFILE: Final = 1024
 TMP_INODES: Final = 16_384
 LOG_SIZE: Final = 64 * 1024
 HOSTNAME: Final = "sandbox"
+ENVIRONMENT: Final = 128 * 1024
+"""Bytes of all variables together. Linux starts no process with a longer one, and what
+a notebook's own subprocesses get has to fit as well."""
 
 THREAD_VARIABLES: Final = (
     "OMP_NUM_THREADS",
@@ -33,12 +37,16 @@ THREAD_VARIABLES: Final = (
     "RAYON_NUM_THREADS",
 )
 """Set to the processors allowed, not the host's: at 0.5 CPU one thread took 0.18 s
-where 64 took 1.7 s and 65 pids (D4)."""
+where 64 took 1.7 s and 65 pids (D4). Who sets the first sets all: the others fall back
+to it everywhere else, and MKL's would hold against it."""
 
 
 def sandbox_spec(policy: KernelPolicy, *, rendezvous: str) -> SandboxSpec:
-    """Give the whole request for one sandbox; ``rendezvous`` is a folder on the host."""
-    threads = str(max(1, math.ceil(policy.cpus)))
+    """Give the whole request for one sandbox; ``rendezvous`` is a folder on the host.
+
+    Raises EnvironmentTooLargeError.
+    """
+    threads = policy.env.get(THREAD_VARIABLES[0], str(max(1, math.ceil(policy.cpus))))
     env = dict.fromkeys(THREAD_VARIABLES, threads)
     env["TOKENIZERS_PARALLELISM"] = "false"
     if policy.loopback:
@@ -46,6 +54,9 @@ def sandbox_spec(policy: KernelPolicy, *, rendezvous: str) -> SandboxSpec:
     if policy.preload:
         env["EXECUTOR_ML_PRELOAD"] = ",".join(policy.preload)
     env.update(policy.env)
+    size = sum(len(f"{name}={value}".encode(errors="replace")) + 1 for name, value in env.items())
+    if size > ENVIRONMENT:
+        raise EnvironmentTooLargeError(size=size, limit=ENVIRONMENT)
     mounts = [Mount(source=rendezvous, target=RENDEZVOUS_FOLDER)]
     mounts += [
         Mount(source=os.path.realpath(source), target=target)

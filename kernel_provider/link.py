@@ -5,9 +5,7 @@ The connection is the lifeline as well: while it is open, the sandbox lives.
 
 import asyncio
 import json
-import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -16,16 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from kernel_provider.errors import SandboxError, WardenError, from_wire
+from kernel_provider.children import start_warden
+from kernel_provider.errors import (
+    EnvironmentTooLargeError,
+    SandboxError,
+    WardenError,
+    from_wire,
+)
 from kernel_provider.warden.order import Order
 from kernel_provider.warden.rendezvous import BACKLOG
 
 GRACE: Final = 5.0
 """Seconds for an answer that a warden has at hand."""
 
-_BOOT: Final = (
-    "import sys; sys.path.append(sys.argv[1]); from kernel_provider.warden.main import main; main()"
-)
+SLICE: Final = 0.1
+"""Seconds after which a waiter looks up: another may have taken in what was said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +66,8 @@ class Link:
     """One sandbox, by its warden's words; ``pid`` is the warden's where it is our child.
 
     ``ready`` holds the sandbox's facts once it serves, ``error`` why it could not,
-    ``death`` how it ended, and ``gone`` turns true when nothing is left of it.
+    ``death`` how it ended, and ``gone`` turns true when nothing is left of it, or
+    nothing more will be heard.
     ``subscribers`` counts the iopub clients that it had at its end, ``troubles`` says
     what the engine refused meanwhile.
     """
@@ -80,80 +84,101 @@ class Link:
         self.subscribers = 0
         self.troubles: list[str] = []
         self._buffer = b""
+        self._lock = threading.Lock()
 
     @classmethod
     def claim(
         cls, order: Order, claim: Mapping[str, Any], outer: Sequence[socket.socket]
     ) -> "Link":
-        """Start a warden that finds the claim waiting: it never runs without a lifeline."""
+        """Start a warden that finds the claim waiting: it never runs without a lifeline.
+
+        Nothing can fail once it runs. Raises EnvironmentTooLargeError where the claim
+        would have to wait for its reader.
+        """
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        line = json.dumps(claim).encode() + b"\n"
         try:
+            connection.setblocking(False)  # noqa: FBT003
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
                 listener.bind(f"{order.folder}/w")
                 listener.listen(BACKLOG)
                 connection.connect(f"{order.folder}/w")
-                connection.setblocking(False)  # noqa: FBT003
-                sent = socket.send_fds(connection, [line], [s.fileno() for s in outer])
-                pid = _spawn(order, listener)
-            if sent < len(line):
-                connection.setblocking(True)  # noqa: FBT003
-                connection.sendall(line[sent:])
+                _send_claim(connection, claim, outer)
+                return cls(connection, order.folder, start_warden(order, listener))
         except BaseException:
             connection.close()
             raise
-        return cls(connection, order.folder, pid)
 
     @classmethod
-    def attach(cls, folder: str, key: str) -> "Link":
+    async def attach(cls, folder: str, key: str) -> "Link":
         """Join the owners of a running sandbox; raise WardenError where that can't be."""
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        link = cls(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), folder)
         try:
-            connection.connect(f"{folder}/w")
-            connection.sendall(json.dumps({"op": "attach", "key": key}).encode() + b"\n")
-            connection.settimeout(GRACE)
-            answer = json.loads(connection.recv(65536).partition(b"\n")[0] or b"{}")
+            await link._join(key)
         except OSError as error:
-            connection.close()
+            link.hang_up()
             raise WardenError(reason="cannot be reached: the kernel has ended") from error
-        if answer.get("event") != "ready":
-            connection.close()
-            raise WardenError(reason="does not know this key")
-        link = cls(connection, folder)
-        link.ready = answer
+        except BaseException:
+            link.hang_up()
+            raise
         return link
+
+    async def _join(self, key: str) -> None:
+        deadline = time.monotonic() + GRACE
+        await _connect(self.connection, f"{self.folder}/w", deadline)
+        self.say({"op": "attach", "key": key})
+        while self.ready is None and not self.gone and time.monotonic() < deadline:
+            await self.hear(deadline)
+        if self.error is not None:
+            raise self.error
+        if self.ready is None:
+            raise WardenError(reason="has ended" if self.gone else "does not answer")
 
     def say(self, order: Mapping[str, Any]) -> None:
         """Order something; of a sandbox that is gone, nothing."""
         if self.gone:
             return
         try:
-            self.connection.send(json.dumps(order).encode() + b"\n")
+            with self._lock:
+                self.connection.send(json.dumps(order).encode() + b"\n")
         except OSError:
             self.listen()
 
     def listen(self) -> None:
-        """Take in what was said so far, and return at once."""
-        while not self.gone:
-            try:
-                data = self.connection.recv(65536)
-            except BlockingIOError:
-                return
-            except OSError:
-                data = b""
-            self._take(data)
+        """Take in what was said so far, and return at once. Any thread may."""
+        with self._lock:
+            while not self.gone:
+                try:
+                    data = self.connection.recv(65536)
+                except BlockingIOError:
+                    return
+                except OSError:
+                    data = b""
+                self._take(data)
 
     async def hear(self, deadline: float) -> None:
-        """Wait for the warden's next words, or for the deadline (monotonic)."""
-        loop = asyncio.get_running_loop()
+        """Wait for the warden's next words, for the deadline (monotonic), or a moment.
+
+        Any number may wait, on whatever event loops: a loop knows one reader of each
+        descriptor, so each brings its own. Who waited looks for itself whether what it
+        waits for has come, since another may have taken it in.
+        """
+        patience = max(0.0, min(SLICE, deadline - time.monotonic()))
         try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                data = await loop.sock_recv(self.connection, 65536)
-        except TimeoutError:
-            return
-        except OSError:
-            data = b""
-        self._take(data)
+            ear = self.connection.dup()
+        except OSError:  # hung up, or out of descriptors
+            await asyncio.sleep(patience / 10)
+        else:
+            await _readable(ear, patience)
+        self.listen()
+
+    def hang_up(self) -> None:
+        """Let go: who still waits hears no more. Twice is fine."""
+        self.listen()
+        with self._lock:
+            self.gone = True
+            with suppress(OSError):
+                self.connection.shutdown(socket.SHUT_RDWR)
+            self.connection.close()
 
     def last_words(self) -> str:
         """The end of the warden's own complaints, if it left any."""
@@ -179,6 +204,8 @@ class Link:
             self.ready = event
         elif kind == "failed":
             self.error = from_wire(event)
+        elif kind == "refused":
+            self.error = WardenError(reason="does not know this key")
         elif kind == "died":
             self.subscribers = event["subscribers"]
             self.death = Death(**event["cause"], expected=event["expected"])
@@ -193,37 +220,37 @@ class Link:
                 self.death = STOPPED
 
 
-def _spawn(order: Order, listener: socket.socket) -> int:
-    """Start a warden in a session of its own, with nothing of ours but these files."""
-    reader = os.memfd_create("order", os.MFD_CLOEXEC)
-    with os.fdopen(reader, "r+b", buffering=0) as file:
-        file.write(order.to_json().encode())
-        file.seek(0)
-        log = f"{order.folder}/log"
-        package = str(Path(__file__).resolve().parent.parent)
-        return os.posix_spawn(
-            sys.executable,
-            [sys.executable, "-I", "-S", "-c", _BOOT, package],
-            {"PATH": os.defpath, "LANG": "C.UTF-8"},
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, file.fileno(), 0),
-                (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 2, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
-                (os.POSIX_SPAWN_DUP2, listener.fileno(), 3),
-            ],
-            setsid=True,
-        )
+def _send_claim(
+    connection: socket.socket, claim: Mapping[str, Any], outer: Sequence[socket.socket]
+) -> None:
+    """Say all of it at once, or refuse: nobody reads yet."""
+    line = json.dumps(claim).encode() + b"\n"
+    sent = socket.send_fds(connection, [line], [s.fileno() for s in outer])
+    if sent < len(line):
+        raise EnvironmentTooLargeError(size=len(line), limit=sent)
 
 
-def reap_later(pid: int) -> None:
-    """Collect a warden that is about to end, or it would stay a zombie of ours."""
-
-    def collect() -> None:
-        with suppress(ChildProcessError):
-            os.waitpid(pid, 0)
-
-    with suppress(ChildProcessError):
-        if os.waitpid(pid, os.WNOHANG)[0]:
+async def _connect(connection: socket.socket, path: str, deadline: float) -> None:
+    """Connect, however busy the listener is; asyncio can't where a backlog is full."""
+    while True:
+        try:
+            connection.connect(path)
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                raise WardenError(reason="does not answer") from error
+            await asyncio.sleep(SLICE / 10)
+        else:
             return
-    with suppress(RuntimeError):  # the interpreter is ending: init will do it
-        threading.Thread(target=collect, name="executor-ml-reaper", daemon=True).start()
+
+
+async def _readable(ear: socket.socket, patience: float) -> None:
+    """Wait until there is something to read, and read nothing; closes ``ear``."""
+    loop = asyncio.get_running_loop()
+    heard = asyncio.Event()
+    with ear, suppress(TimeoutError):
+        loop.add_reader(ear, heard.set)
+        try:
+            async with asyncio.timeout(patience):
+                await heard.wait()
+        finally:
+            loop.remove_reader(ear)

@@ -7,14 +7,15 @@ import asyncio
 import os
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final, cast
 
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 
 from kernel_provider.admin import AdminPolicy
-from kernel_provider.ceilings import read_ceilings
-from kernel_provider.policy import parse_policy
+from kernel_provider.ceilings import Ceilings, read_ceilings
+from kernel_provider.policy import KernelPolicy, parse_policy
 from kernel_provider.session import Session
 from kernel_provider.warden.rendezvous import CHANNELS
 
@@ -43,21 +44,39 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
     @property
     def has_process(self) -> bool:
         """Whether a sandbox is under this provisioner's care."""
-        return self.session is not None and self.session.launched_once
+        return self.session is not None and self.session.has_sandbox
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         """Parse the policy and bind the sockets; nothing is started yet."""
-        self.policy = parse_policy(
-            self.config_given,
-            ceilings=read_ceilings(os.environ, traits=self.said()),
-            source=f"kernelspec {self._kernel_name}",
-        )
-        if self.session is None:
-            self.session = Session(environ=os.environ, name=self._kernel_name)
-        self.session.restore_paths()
+        policy = self._parse()
         kwargs = await super().pre_launch(cmd=[], **kwargs)
-        self._describe_connection()
+        # in place before the interpreter starts: much of it is read at import
+        environ = kwargs["env"]
+        own = {name: environ[name] for name in self._own_environment if name in environ}
+        self.policy = replace(policy, env={**policy.env, **own})
+        session = self.session or Session(environ=os.environ, name=self._kernel_name)
+        try:
+            session.restore_paths()
+            self._describe_connection(session)
+        except BaseException:
+            if self.session is None:
+                session.close()
+            raise
+        self.session = session
         return kwargs
+
+    def _parse(self) -> KernelPolicy:
+        """Parse the settings, and look that the kernelspec's ``env`` obeys their rules."""
+        source = f"kernelspec {self._kernel_name}"
+        own = {"env": self._own_environment}
+        parse_policy(own, ceilings=Ceilings(), source=source)
+        ceilings = read_ceilings(os.environ, traits=self.said())
+        return parse_policy(self.config_given, ceilings=ceilings, source=source)
+
+    @property
+    def _own_environment(self) -> dict[str, str]:
+        """The kernelspec's ``env``, before Jupyter fills in what it refers to."""
+        return dict(self.kernel_spec.env) if self.kernel_spec else {}
 
     @property
     def _kernel_name(self) -> str:
@@ -68,20 +87,19 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
         key: object = self.connection_info["key"]
         return key.decode() if isinstance(key, bytes) else str(key)
 
-    def _describe_connection(self) -> None:
+    def _describe_connection(self, session: Session) -> None:
         """Tell the manager where the outer sockets are: it refuses what differs later."""
-        assert self.session is not None
         manager = self.parent
         if manager is None:
             info: dict[str, Any] = {f"{c}_port": n for n, c in enumerate(CHANNELS, start=1)}
-            info |= {"transport": "ipc", "ip": self.session.ip}
+            info |= {"transport": "ipc", "ip": session.ip}
             info["signature_scheme"] = "hmac-sha256"
             info["key"] = self.connection_info.get("key") or secrets.token_hex(32)
             self.connection_info = cast("KernelConnectionInfo", info)
             return
         manager.cache_ports = False
         manager.transport = "ipc"
-        manager.ip = self.session.ip
+        manager.ip = session.ip
         for number, name in enumerate(CHANNELS, start=1):
             setattr(manager, f"{name}_port", number)
         manager.write_connection_file()
@@ -95,35 +113,42 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
         """Start a sandbox and wait until it serves.
 
         ``cmd`` is ignored: what runs is the image's. Raises a ``SandboxError`` whose
-        text says what to do, and by then nothing of the attempt is left.
+        text says what to do, and by then nothing of the attempt is left but, where
+        clients are connected from an earlier sandbox, what they are connected to.
         """
-        assert self.session is not None
+        session = self.session
+        assert session is not None
         self._told = False
         try:
-            self.session.launch(
+            session.launch(
                 self.policy,
                 key=self._key(),
                 env=self._claim_environment(kwargs.get("env") or {}),
             )
-            facts = await self.session.launched(self.policy.startup_timeout)
+            facts = await session.launched(self.policy.startup_timeout)
         except BaseException:
-            self._drop()
+            if session.served:
+                session.hang_up()
+            else:
+                self._drop(session)
             raise
-        self.log.info("Sandbox of kernel %s serves: %s", self.kernel_id, dict(facts))
+        self.log.info("Kernel %s runs in the container %s", self.kernel_id, session.container)
+        self.log.debug("Sandbox of kernel %s: %s", self.kernel_id, facts)
         return self.connection_info
 
     def _claim_environment(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """The kernelspec's own variables, and the few of the client's that may pass."""
-        allowed = {*PASSED_ON, *(self.kernel_spec.env if self.kernel_spec else ())}
-        return {name: environ[name] for name in sorted(allowed) if name in environ}
+        """The few variables of the client's that may pass, unless the kernelspec has them."""
+        own = self.policy.env
+        return {name: environ[name] for name in PASSED_ON if name in environ and name not in own}
 
     async def poll(self) -> int | None:
         """Exit code of a kernel that ended, None of one that runs. No engine is asked."""
-        if self.session is None or not self.session.launched_once:
+        session = self.session
+        if session is None or not session.has_sandbox:
             return 0
-        for trouble in self.session.troubles():
+        for trouble in session.troubles():
             self.log.warning("Kernel %s: %s", self.kernel_id, trouble)
-        death = self.session.death
+        death = session.death
         if death is None:
             return None
         if not self._told:
@@ -134,11 +159,12 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
 
     async def wait(self) -> int | None:
         """Wait until the kernel has ended and nothing of its sandbox is left."""
-        if self.session is None:
+        session = self.session
+        if session is None:
             return 0
         while (code := await self.poll()) is None:  # noqa: ASYNC110  any loop may ask
             await asyncio.sleep(POLL)
-        await self.session.gone(STOP_WITHIN)
+        await session.gone(STOP_WITHIN)
         return code
 
     async def send_signal(self, signum: int) -> None:
@@ -152,9 +178,10 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
 
     async def kill(self, restart: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002
         """Kill and remove the sandbox, and wait until it is gone."""
-        if self.session is not None:
-            self.session.stop()
-            await self.session.gone(STOP_WITHIN)
+        session = self.session
+        if session is not None:
+            session.stop()
+            await session.gone(STOP_WITHIN)
 
     async def terminate(self, restart: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002
         """Ask the kernel's processes to end (SIGTERM)."""
@@ -162,32 +189,34 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
 
     async def cleanup(self, restart: bool = False) -> None:  # noqa: FBT001, FBT002
         """Let go of everything; before a restart, only see that the old one is gone."""
-        if self.session is None:
+        session = self.session
+        if session is None:
             return
-        if self.session.alive:
-            self.session.stop()
-        await self.session.gone(STOP_WITHIN)
-        if restart:
-            self.session.restore_paths()
-        else:
-            self._drop()
+        if session.alive:
+            session.stop()
+        await session.gone(STOP_WITHIN)
+        if not restart:
+            self._drop(session)
+        elif self.session is session:  # nobody let go of it meanwhile
+            session.restore_paths()
 
-    def _drop(self) -> None:
-        if self.session is not None:
-            self.session.close()
+    def _drop(self, session: Session) -> None:
+        """Close it, and forget it unless there is another by now. Twice is fine."""
+        session.close()
+        if self.session is session:
             self.session = None
 
     async def get_provisioner_info(self) -> dict[str, Any]:
         """What ``load_provisioner_info`` needs, in this or another process."""
         info: dict[str, Any] = await super().get_provisioner_info()
-        if self.session is not None:
+        if self.session is not None and self.has_process:
             info["sandbox"] = self.session.describe()
         return info
 
     async def load_provisioner_info(self, provisioner_info: dict[str, Any]) -> None:
         """Take part in a kernel that another process launched."""
         await super().load_provisioner_info(provisioner_info)
-        self.session = Session.attach(
+        self.session = await Session.attach(
             provisioner_info["sandbox"],
             key=self._key(),
             environ=os.environ,

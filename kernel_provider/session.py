@@ -16,12 +16,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from kernel_provider.engines import Engine, open_engine
-from kernel_provider.engines.docker import find_socket
-from kernel_provider.errors import SandboxError, WardenError
+from kernel_provider.children import reap_later, remove_remains
+from kernel_provider.engines import open_engine
+from kernel_provider.engines.docker import NAME_PREFIX, find_socket
+from kernel_provider.errors import WardenError
 from kernel_provider.folders import folder_name, runtime_root
 from kernel_provider.hardening import sandbox_spec
-from kernel_provider.link import GRACE, WARDEN_LOST, Death, Link, reap_later
+from kernel_provider.link import GRACE, WARDEN_LOST, Death, Link
 from kernel_provider.policy import KernelPolicy
 from kernel_provider.warden.order import Order
 from kernel_provider.warden.rendezvous import BACKLOG, CHANNELS
@@ -29,7 +30,11 @@ from kernel_provider.warden.sweep import sweep, sweep_folders
 
 
 class Session:
-    """The outer sockets of one kernel, and whatever sandbox is behind them now."""
+    """The outer sockets of one kernel, and whatever sandbox is behind them now.
+
+    ``served`` turns true with the first sandbox that does: from then on clients may be
+    connected, and wait at the outer sockets for the next.
+    """
 
     def __init__(self, *, environ: Mapping[str, str], name: str, folder: str = "") -> None:
         """Bind the outer sockets; ``name`` is for messages. Nothing is started.
@@ -46,6 +51,8 @@ class Session:
             Path(self.folder).mkdir(mode=0o700)
             self._outer = [self._listen(number) for number in range(1, len(CHANNELS) + 1)]
         self._link: Link | None = None
+        self._subscribers = 0
+        self.served = False
 
     @property
     def ip(self) -> str:
@@ -62,7 +69,7 @@ class Session:
     def restore_paths(self) -> None:
         """Put the sockets' names back, which Jupyter removes on each restart."""
         for number in range(1, len(CHANNELS) + 1):
-            if not Path(f"{self.ip}-{number}").exists():
+            with suppress(FileExistsError):
                 os.link(f"{self.folder}/.c-{number}", f"{self.ip}-{number}")
 
     def _take_over_paths(self) -> None:
@@ -79,28 +86,27 @@ class Session:
         """Start a warden and claim its sandbox; ``launched`` waits for the outcome.
 
         ``env`` and ``cwd`` are brought by the claim, ``key`` signs messages. Raises
-        EngineError where no engine can be found.
+        EngineAddressError, and EnvironmentTooLargeError.
         """
         if not self._outer:
             self._take_over_paths()
-        address = find_socket(self._environ)
         folder = f"{self._root}/{folder_name('w')}"
-        Path(folder).mkdir(mode=0o700)
         order = Order(
             engine="docker",
-            address=address,
+            address=find_socket(self._environ),
             spec=sandbox_spec(policy, rendezvous=f"{folder}/r"),
             folder=folder,
             startup_timeout=policy.startup_timeout,
         )
+        self.hang_up()
         claim = {
             "op": "claim",
             "key": key,
             "env": dict(env),
             "cwd": cwd,
-            "subscribers": self._link.subscribers if self._link is not None else 0,
+            "subscribers": self._subscribers,
         }
-        self._forget()
+        Path(folder).mkdir(mode=0o700)
         try:
             self._link = Link.claim(order, claim, self._outer)
         except BaseException:
@@ -114,22 +120,29 @@ class Session:
         """
         link = self._need()
         deadline = time.monotonic() + patience + GRACE
-        while link.ready is None:
+        while link.ready is None and time.monotonic() < deadline:
             await link.hear(deadline)
             if link.error is not None:
                 raise link.error
             if link.gone or link.death is not None:
                 raise WardenError(reason="ended while it was starting" + link.last_words())
-            if time.monotonic() > deadline:
-                raise WardenError(reason=f"was silent for {patience + GRACE:g} s")
+        if link.ready is None:
+            raise WardenError(reason=f"was silent for {patience + GRACE:g} s")
+        self.served = True
         return link.ready
 
     # --- running ----------------------------------------------------------------------
 
     @property
-    def launched_once(self) -> bool:
-        """Whether a sandbox was ever launched, or attached to."""
+    def has_sandbox(self) -> bool:
+        """Whether a sandbox was launched, or attached to, and not let go of since."""
         return self._link is not None
+
+    @property
+    def container(self) -> str:
+        """Name of the sandbox's container; empty before it serves."""
+        ready = self._link.ready if self._link is not None else None
+        return f"{NAME_PREFIX}{ready['uid']}" if ready is not None else ""
 
     @property
     def alive(self) -> bool:
@@ -172,11 +185,12 @@ class Session:
 
     async def gone(self, patience: float) -> bool:
         """Wait until nothing of the sandbox is left; false if it takes too long."""
+        link = self._link
         deadline = time.monotonic() + patience
-        while self._link is not None and not self._link.gone:
+        while link is not None and not link.gone:
             if time.monotonic() > deadline:
                 return False
-            await self._link.hear(deadline)
+            await link.hear(deadline)
         return True
 
     # --- across processes -------------------------------------------------------------
@@ -186,7 +200,7 @@ class Session:
         return {"session": self.folder, "warden": self._need().folder}
 
     @classmethod
-    def attach(
+    async def attach(
         cls, description: Mapping[str, str], *, key: str, environ: Mapping[str, str], name: str
     ) -> "Session":
         """Become an owner of a running kernel as well, with the key as the password.
@@ -195,37 +209,36 @@ class Session:
         or the key is wrong.
         """
         session = cls(environ=environ, name=name, folder=description["session"])
-        session._link = Link.attach(description["warden"], key)
+        session._link = await Link.attach(description["warden"], key)
+        session.served = True
         return session
 
     # --- ending -----------------------------------------------------------------------
 
     def close(self) -> None:
         """Let go: the sandbox ends unless another owner holds it. Twice is fine."""
-        self._forget()
+        self.hang_up()
         for listener in self._outer:
             listener.close()
         if self._outer:
             self._outer = []
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _forget(self) -> None:
-        """Hang up on the latest sandbox, and see to its warden's remains."""
+    def hang_up(self) -> None:
+        """Let go of the sandbox and keep the outer sockets, where clients wait for another.
+
+        Sees to what a lost warden left. Twice is fine.
+        """
         link, self._link = self._link, None
         if link is None:
             return
-        link.connection.close()
-        if link.death is WARDEN_LOST:
-            # The next start of any kernel would sweep too, but may never come.
-            shutil.rmtree(link.folder, ignore_errors=True)
-            with suppress(SandboxError):
-                sweep(self.engine())
+        link.hang_up()
+        if link.ready is not None:
+            self._subscribers = link.subscribers
         if link.pid is not None:
             reap_later(link.pid)
-
-    def engine(self) -> Engine:
-        """The engine that sandboxes of this session run on."""
-        return open_engine("docker", find_socket(self._environ))
+        if link.death is WARDEN_LOST:
+            remove_remains(link.folder, self._environ)
 
     def _need(self) -> Link:
         if self._link is None:

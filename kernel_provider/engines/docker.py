@@ -301,12 +301,15 @@ def _quoted(text: str) -> str:
 
 
 def _answers(path: str) -> bool:
-    """Whether somebody listens there; a refusal of permission counts, to be told later."""
+    """Whether somebody listens there, without waiting: event loops ask.
+
+    A refusal of permission counts, to be told later.
+    """
     with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(DEADLINE)
+        probe.setblocking(False)  # noqa: FBT003
         try:
             probe.connect(path)
-        except PermissionError:
+        except (PermissionError, BlockingIOError):  # the latter: busy, so there
             return True
         except OSError:
             return False

@@ -28,10 +28,14 @@ from jupyter_client.ioloop.manager import AsyncIOLoopKernelManager
 from jupyter_client.manager import AsyncKernelManager, KernelManager, start_new_kernel
 from jupyter_core.utils import run_sync
 from kernels import KERNEL, Outcome, collect, kernel, manager, run, run_to_death, started
+from proxy import EngineProxy, proxied
 
 from kernel_provider import names
+from kernel_provider.engines.docker import find_socket
 from kernel_provider.errors import (
     CeilingError,
+    ConfigError,
+    EngineError,
     EngineUnreachableError,
     ImageMissingError,
     ImageProtocolError,
@@ -444,6 +448,65 @@ def test_a_restart_in_the_middle_of_a_cell_ends_it(watch: Watch) -> None:
     watch.nothing_new()
 
 
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineProxy]:
+    """An engine that can refuse."""
+    with proxied(find_socket(os.environ)) as made:
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{made.path}")
+        yield made
+
+
+@pytest.mark.parametrize("now", [False, True])
+def test_a_restart_that_fails_can_be_tried_again(
+    proxy: EngineProxy, watch: Watch, *, now: bool
+) -> None:
+    """Whose clients stay connected: the next good restart loses no output of theirs."""
+    create = "POST /containers/create"
+    with kernel() as (km, client):
+        other = another_client(km)
+        try:
+            for number in range(2):
+                proxy.answers[create] = 500
+                for _ in range(2):
+                    with pytest.raises(EngineError, match="the test says no"):
+                        km.restart_kernel(now=now)
+                    assert not km.has_kernel
+                    assert not km.is_alive()
+                del proxy.answers[create]
+                km.restart_kernel(now=now)
+                client.execute(f"print('back', {number}, 'x' in globals()); x = 1")
+                assert arrives(f"back {number} False", client, other)
+        finally:
+            other.stop_channels()
+    watch.nothing_new()
+
+
+def test_a_restart_that_fails_before_its_launch_can_be_tried_again(watch: Watch) -> None:
+    """Settings that were edited to nonsense, and back."""
+    with kernel() as (km, client):
+        config = provisioner(km).config_given
+        config["memory"] = "none"
+        with pytest.raises(ConfigError):
+            km.restart_kernel(now=True)
+        config["memory"] = "300m"
+        km.restart_kernel(now=True)
+        client.execute("print('back')")
+        assert arrives("back", client)
+    watch.nothing_new()
+
+
+def test_a_kernel_whose_restart_failed_can_be_shut_down(proxy: EngineProxy, watch: Watch) -> None:
+    """In either way: the sockets that were kept go then."""
+    for now in (True, False):
+        with kernel() as (km, _):
+            proxy.answers["POST /containers/create"] = 500
+            with pytest.raises(EngineError):
+                km.restart_kernel(now=True)
+            km.shutdown_kernel(now=now)
+        proxy.answers.clear()
+        watch.nothing_new()
+
+
 def test_a_kernel_that_crashed_is_started_anew_by_jupyters_restarter(watch: Watch) -> None:
     """autorestart: noticed by poll(), told to callbacks, and the client goes on."""
 
@@ -619,6 +682,19 @@ def test_a_launch_without_an_engine_leaves_nothing(
     text = fails(km, EngineUnreachableError)
     assert "/nonexistent/docker.sock" in text
     assert "executor-ml engine start" in text
+    watch.nothing_new()
+
+
+def test_a_launch_that_ends_before_it_began_leaves_nothing(watch: Watch, tmp_path: Path) -> None:
+    """No connection file can be written: the sockets that were bound for it go."""
+    km = manager()
+    km.connection_file = str(tmp_path / "none" / "kernel.json")
+    with pytest.raises(FileNotFoundError):
+        km.start_kernel()
+    assert provisioner(km).session is None
+    km.connection_file = str(tmp_path / "kernel.json")
+    with started(km) as client:
+        assert run(client, "1").status == "ok"
     watch.nothing_new()
 
 
@@ -837,8 +913,9 @@ def test_a_kernel_lives_while_it_has_an_owner(engine: docker.DockerClient) -> No
     other = OtherProcess(wait_for(provisioner(km).get_provisioner_info))
     try:
         assert other.ask("poll") == "None True"
-        assert provisioner(km).session is not None
-        provisioner(km)._drop()  # noqa: SLF001  as when the process that launched it ends
+        held = provisioner(km).session
+        assert held is not None
+        provisioner(km)._drop(held)  # noqa: SLF001  as when the process that launched it ends
         time.sleep(0.5)
         assert other.ask("poll") == "None True"
         assert exists(engine, container)

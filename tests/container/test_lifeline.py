@@ -148,9 +148,9 @@ def test_attach_needs_the_key(shared_kernel: Pair) -> None:
     """The key is the password of a second owner; a wrong one is refused."""
     made = session_of(shared_kernel[0])
     with pytest.raises(WardenError, match="key"):
-        Session.attach(made.describe(), key="wrong", environ=os.environ, name="t")
+        asyncio.run(Session.attach(made.describe(), key="wrong", environ=os.environ, name="t"))
     with pytest.raises(WardenError, match="key"):
-        Session.attach(made.describe(), key="", environ=os.environ, name="t")
+        asyncio.run(Session.attach(made.describe(), key="", environ=os.environ, name="t"))
     assert value(shared_kernel[1], "1") == 1
 
 
@@ -160,7 +160,9 @@ def test_an_attached_owner_restarts(image: str) -> None:
     first = Session(environ=os.environ, name="first")
     first.launch(KernelPolicy(), key=KEY, env={})
     asyncio.run(first.launched(30))
-    second = Session.attach(first.describe(), key=KEY, environ=os.environ, name="second")
+    second = asyncio.run(
+        Session.attach(first.describe(), key=KEY, environ=os.environ, name="second")
+    )
     second.stop()
     assert asyncio.run(second.gone(10))
     second.launch(KernelPolicy(), key=KEY, env={})
@@ -441,7 +443,7 @@ def test_an_attached_owner_keeps_it_alive(owners: list[Owner], engine: docker.Do
     owners.append(owner)
     owner.wait_ready()
     description = owner.spawned
-    second = Session.attach(description, key="key", environ=os.environ, name="t")
+    second = asyncio.run(Session.attach(description, key="key", environ=os.environ, name="t"))
     with socket.socket(socket.AF_UNIX) as visitor:
         visitor.connect(description["warden"] + "/w")
         owner.kill()

@@ -314,8 +314,10 @@ def test_a_second_owner_hears_of_the_death(shared_kernel: Pair) -> None:
     km, client = shared_kernel
     km.restart_kernel(now=True)
     client.wait_for_ready(timeout=30)
-    second = Session.attach(
-        session_of(km).describe(), key=km.session.key.decode(), environ=os.environ, name="t"
+    second = asyncio.run(
+        Session.attach(
+            session_of(km).describe(), key=km.session.key.decode(), environ=os.environ, name="t"
+        )
     )
     waiting = threading.Thread(target=lambda: asyncio.run(second.gone(20)))
     waiting.start()

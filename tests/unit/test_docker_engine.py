@@ -3,6 +3,7 @@
 The engine is a fake on a real unix socket, so that bytes and deadlines are real.
 """
 
+import errno
 import json
 import os
 import socket
@@ -151,6 +152,30 @@ def test_without_docker_host_the_first_usual_socket_that_answers_is_taken(
         assert find_socket(environ) == str(tmp_path / "ours.sock")
         stale.listen()
         assert find_socket(environ) == str(own)
+
+
+def test_an_engine_that_is_too_busy_to_accept_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is found at once: event loops ask, and nobody waits in its queue for that."""
+    exists = os.path.exists
+    monkeypatch.setattr(
+        os.path,
+        "exists",
+        lambda path: not str(path).startswith("/var/run/") and exists(path),
+    )
+    own = str(tmp_path / "docker.sock")
+    kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+    queue = [socket.socket(socket.AF_UNIX, kind) for _ in range(4)]
+    with socket.socket(socket.AF_UNIX) as engine:
+        engine.bind(own)
+        engine.listen(0)
+        assert [one.connect_ex(own) for one in queue][-1] == errno.EAGAIN
+        began = time.monotonic()
+        assert find_socket({"XDG_RUNTIME_DIR": str(tmp_path)}) == own
+        assert time.monotonic() - began < 5
+    for one in queue:
+        one.close()
 
 
 # --- answers ------------------------------------------------------------------------------

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from kernel_provider import names
 from kernel_provider.engines import Mount, SandboxSpec
 from kernel_provider.engines.docker import create_body
+from kernel_provider.errors import EnvironmentTooLargeError
 from kernel_provider.hardening import (
+    ENVIRONMENT,
     RENDEZVOUS_FOLDER,
     THREAD_VARIABLES,
     policy_digest,
@@ -71,7 +73,7 @@ def test_the_policys_environment_wins_and_nothing_else_is_added() -> None:
     """A person may choose the thread count; no variable comes from this process."""
     policy = KernelPolicy(env={"OMP_NUM_THREADS": "2", "MINE": "x"}, preload=("a", "b.c"))
     env = sandbox_spec(policy, rendezvous="/r").env
-    assert env["OMP_NUM_THREADS"] == "2"
+    assert env["OMP_NUM_THREADS"] == env["MKL_NUM_THREADS"] == "2", "MKL's holds in torch"
     assert set(env) == {
         *THREAD_VARIABLES,
         "TOKENIZERS_PARALLELISM",
@@ -79,6 +81,21 @@ def test_the_policys_environment_wins_and_nothing_else_is_added() -> None:
         "EXECUTOR_ML_PRELOAD",
     }
     assert env["EXECUTOR_ML_PRELOAD"] == "a,b.c"
+    both = {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "3"}
+    env = sandbox_spec(KernelPolicy(env=both), rendezvous="/r").env
+    assert [env[name] for name in THREAD_VARIABLES] == ["2", "3", "2", "2", "2"]
+
+
+def test_more_environment_than_a_process_can_have_is_refused() -> None:
+    """In bytes, all variables together; the text says how many there are too many."""
+    empty = sandbox_spec(KernelPolicy(env={"A": ""}), rendezvous="/r").env
+    used = sum(len(name) + len(value) + 2 for name, value in empty.items())
+    most = "\N{SNOWMAN}" * ((ENVIRONMENT - used) // 3)
+    assert sandbox_spec(KernelPolicy(env={"A": most}), rendezvous="/r").env["A"] == most
+    with pytest.raises(EnvironmentTooLargeError) as caught:
+        sandbox_spec(KernelPolicy(env={"A": most + "\N{SNOWMAN}"}), rendezvous="/r")
+    assert f"and {ENVIRONMENT} are possible" in str(caught.value)
+    assert "\N{SNOWMAN}" not in str(caught.value), "values are nobody's business"
 
 
 @pytest.mark.parametrize("said", [True, "insist"])
