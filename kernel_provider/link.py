@@ -14,11 +14,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from kernel_provider.errors import SandboxError, WardenError, from_wire
 from kernel_provider.warden.order import Order
 from kernel_provider.warden.rendezvous import BACKLOG
+
+if TYPE_CHECKING:
+    from _typeshed import HasFileno
 
 GRACE: Final = 5.0
 """Seconds for an answer that a warden has at hand."""
@@ -83,9 +86,12 @@ class Link:
 
     @classmethod
     def claim(
-        cls, order: Order, claim: Mapping[str, Any], outer: Sequence[socket.socket]
+        cls, order: Order, claim: Mapping[str, Any], brought: Sequence["HasFileno"]
     ) -> "Link":
-        """Start a warden that finds the claim waiting: it never runs without a lifeline."""
+        """Start a warden that finds the claim waiting: it never runs without a lifeline.
+
+        ``brought`` are the outer sockets and, if there is one, the folder's copy.
+        """
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         line = json.dumps(claim).encode() + b"\n"
         try:
@@ -94,7 +100,7 @@ class Link:
                 listener.listen(BACKLOG)
                 connection.connect(f"{order.folder}/w")
                 connection.setblocking(False)  # noqa: FBT003
-                sent = socket.send_fds(connection, [line], [s.fileno() for s in outer])
+                sent = socket.send_fds(connection, [line], [s.fileno() for s in brought])
                 pid = _spawn(order, listener)
             if sent < len(line):
                 connection.setblocking(True)  # noqa: FBT003

@@ -23,8 +23,11 @@ _UNITS: Final = {"": 1, "b": 1, "k": 1024, "m": MIB, "g": 1024 * MIB, "t": 1024 
 HIGHEST: Final = 1e9
 """No processors, pids or seconds are more than this; sizes are not held by it."""
 
-LIMITS: Final = ("memory", "cpus", "pids", "tmp_size", "shm_size")
+LIMITS: Final = ("memory", "cpus", "pids", "tmp_size", "shm_size", "workspace_size")
 """The settings that a ceiling can hold."""
+
+WORKSPACES: Final = ("none", "copy")
+"""What a kernel sees of the notebook's folder."""
 
 MOUNT_ROOTS: Final = ("/models", "/data")
 """Mounts live below these folders of the sandbox and nowhere else."""
@@ -40,6 +43,8 @@ class KernelPolicy:
     pids: int = 128
     tmp_size: int = 128 * MIB
     shm_size: int = 64 * MIB
+    workspace: str = "none"
+    workspace_size: int = 64 * MIB
     mounts: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     preload: tuple[str, ...] = ()
@@ -51,13 +56,15 @@ class Ceilings:
     """What the administrator allows; ``sources`` says for each limit who set it.
 
     ``images`` and ``mount_sources`` are None where anything goes: then a kernelspec
-    can mount what its user can read, which the user could read anyway.
+    can mount what its user can read, which the user could read anyway. ``workspace`` is
+    false where no notebook's folder may be copied.
     """
 
     limits: Mapping[str, float] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
     images: tuple[str, ...] | None = None
     mount_sources: tuple[str, ...] | None = None
+    workspace: bool = True
 
 
 def parse_size(text: object) -> int:
@@ -108,6 +115,13 @@ def _parse_texts(value: object) -> tuple[str, ...]:
     return tuple(_parse_text(item) for item in value)
 
 
+def _parse_workspace(value: object) -> str:
+    if value not in WORKSPACES:
+        msg = f"write {' or '.join(WORKSPACES)}"
+        raise ValueError(msg)
+    return str(value)
+
+
 def _parse_mapping(value: object) -> dict[str, str]:
     if not isinstance(value, Mapping):
         msg = "write an object of texts"
@@ -138,6 +152,8 @@ _PARSERS: Final[Mapping[str, Callable[[object], Any]]] = {
     "pids": _parse_count,
     "tmp_size": parse_size,
     "shm_size": parse_size,
+    "workspace": _parse_workspace,
+    "workspace_size": parse_size,
     "mounts": _parse_mapping,
     "env": _parse_env,
     "preload": _parse_texts,
@@ -150,6 +166,7 @@ _LEAST: Final[Mapping[str, float]] = {
     "pids": 32,
     "tmp_size": MIB,
     "shm_size": MIB,
+    "workspace_size": MIB,
     "startup_timeout": 1,
 }
 """Below these no kernel can start: ipykernel alone has 15 threads and 60 MB."""
@@ -182,6 +199,7 @@ def parse_policy(
     policy = KernelPolicy(**values)
     _check_least(policy, source)
     _check_ceilings(policy, ceilings, source)
+    _check_workspace(policy, ceilings, source)
     _check_mounts(policy, ceilings, source)
     return policy
 
@@ -202,9 +220,26 @@ def _check_least(policy: KernelPolicy, source: str) -> None:
         )
 
 
+def _check_workspace(policy: KernelPolicy, ceilings: Ceilings, source: str) -> None:
+    if policy.workspace == "none":
+        return
+    if not ceilings.workspace:
+        reason = "the administrator lets no notebook's folder be copied"
+        raise ConfigError(source=source, key="workspace", value=policy.workspace, reason=reason)
+    if policy.workspace_size > policy.tmp_size:
+        raise ConfigError(
+            source=source,
+            key="workspace_size",
+            value=show("workspace_size", policy.workspace_size),
+            reason=f"the copy lies in /tmp, whose tmp_size is {show('tmp_size', policy.tmp_size)}",
+        )
+
+
 def _check_ceilings(policy: KernelPolicy, ceilings: Ceilings, source: str) -> None:
     for key, ceiling in ceilings.limits.items():
         value = getattr(policy, key)
+        if key == "workspace_size" and policy.workspace == "none":
+            continue
         if not value <= ceiling:
             raise CeilingError(
                 source=source,
@@ -251,7 +286,7 @@ def _check_mount_source(path: str, ceilings: Ceilings, source: str) -> None:
 
 def show(key: str, value: float) -> str:
     """A limit as people write it."""
-    if key not in {"memory", "tmp_size", "shm_size"}:
+    if key not in {"memory", "tmp_size", "shm_size", "workspace_size"}:
         return f"{value:g}"
     for unit, size in (("GiB", 1024 * MIB), ("MiB", MIB), ("KiB", 1024)):
         if value >= size and value * 4 % size == 0:
@@ -262,7 +297,8 @@ def show(key: str, value: float) -> str:
 def read_ceilings(environ: Mapping[str, str], *, policy_file: str = names.POLICY_FILE) -> Ceilings:
     """Collect the ceilings of the admin's file and the environment; the smaller counts.
 
-    The file's keys: ``allowed_images``, ``mount_sources`` and a table ``[ceilings]``;
+    The file's keys: ``allowed_images``, ``mount_sources``, ``workspace`` ("none" forbids
+    copies of folders) and a table ``[ceilings]``;
     the environment's: ``EXECUTOR_ML_MAX_MEMORY`` and so on. No file is no ceiling; a
     file that cannot be read or understood is an error, since it was meant as one.
     """
@@ -298,6 +334,7 @@ def read_ceilings(environ: Mapping[str, str], *, policy_file: str = names.POLICY
         sources=sources,
         images=_admin_list(table, "allowed_images", policy_file),
         mount_sources=_admin_list(table, "mount_sources", policy_file),
+        workspace=_admin_workspace(table, policy_file),
     )
 
 
@@ -310,7 +347,7 @@ def _read_file(policy_file: str) -> dict[str, Any]:
         raise ConfigError(
             source=policy_file, key="the file", value=policy_file, reason=str(error)
         ) from error
-    known = ("ceilings", "allowed_images", "mount_sources")
+    known = ("ceilings", "allowed_images", "mount_sources", "workspace")
     for key in table:
         if key not in known:
             raise UnknownKeyError(
@@ -326,3 +363,11 @@ def _admin_list(table: Mapping[str, object], key: str, source: str) -> tuple[str
         return _parse_texts(table[key])
     except ValueError as error:
         raise ConfigError(source=source, key=key, value=table[key], reason=str(error)) from error
+
+
+def _admin_workspace(table: Mapping[str, object], source: str) -> bool:
+    value = table.get("workspace", "copy")
+    try:
+        return _parse_workspace(value) == "copy"
+    except ValueError as error:
+        raise ConfigError(source=source, key="workspace", value=value, reason=str(error)) from error

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from kernel_provider import kernelspecs
 from kernel_provider.errors import SandboxError
-from kernel_provider.policy import KernelPolicy, parse_policy, read_ceilings, show
+from kernel_provider.policy import WORKSPACES, KernelPolicy, parse_policy, read_ceilings, show
 
 SOURCE: Final = "the command line"
 NUMBERS: Final = ("cpus", "pids", "startup_timeout")
@@ -82,6 +82,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TARGET=SOURCE",
         help="show the folder SOURCE, read-only, as TARGET, below /models or /data",
     )
+    parser.add_argument(
+        "--workspace", choices=WORKSPACES, help="copy: copy the notebook's folder in at each start"
+    )
+    parser.add_argument("--workspace-size", metavar="SIZE", help="of that copy at most, as 64m")
     parser.add_argument("--env", action="append", metavar="NAME=VALUE", help="a variable to set")
     parser.add_argument("--preload", action="append", metavar="MODULE", help="import at the start")
     parser.add_argument("--startup-timeout", metavar="S", help="seconds that a start may take")
@@ -106,7 +110,10 @@ def main(args: argparse.Namespace) -> int:
 
 def config_of(args: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given. Raises KernelspecError for half a pair."""
-    plain = ("image", "memory", "cpus", "pids", "tmp_size", "shm_size", "startup_timeout")
+    plain = (
+        *("image", "memory", "cpus", "pids", "tmp_size", "shm_size", "startup_timeout"),
+        *("workspace", "workspace_size"),
+    )
     config: dict[str, Any] = {
         key: getattr(args, key) for key in plain if getattr(args, key) is not None
     }

@@ -69,6 +69,8 @@ def in_force(
     }
     if ceilings.images is not None:
         held["image"] = (ceilings.images, policy_file)
+    if not ceilings.workspace:
+        held["workspace"] = ("none", policy_file)
     if ceilings.mount_sources is not None:
         held["mounts"] = (ceilings.mount_sources, policy_file)
     return tuple(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 from kernel_provider.errors import SandboxError
+from kernel_provider.policy import WORKSPACES
 from kernel_provider.run.execute import run_notebook
 from kernel_provider.run.model import CellReport, ExitCode, InputError, RunRequest, RunResult
 from kernel_provider.run.parameters import parse_parameters
@@ -76,6 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TARGET=SOURCE",
         help="a folder, read-only, such as /data/mine=./mine",
     )
+    parser.add_argument(
+        "--workspace", choices=WORKSPACES, help="copy: give it a copy of the notebook's folder"
+    )
     parser.add_argument("--cell-timeout", type=_duration, metavar="TIME", help="such as 30s")
     parser.add_argument("--timeout", type=_duration, metavar="TIME", help="of it all: 10m")
     parser.add_argument("--allow-errors", action="store_true", help="go on after exceptions")
@@ -130,6 +134,7 @@ def main(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace, stream: TextIO) -> tuple[RunResult, Path | None]:
     output = Path(args.output) if args.output else args.notebook.with_suffix(".out.ipynb")
     given = {"memory": args.memory, "cpus": args.cpus, "image": args.image}
+    given["workspace"] = args.workspace
     overrides: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if args.mounts:
         overrides["mounts"] = dict(args.mounts)

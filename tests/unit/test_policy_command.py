@@ -20,6 +20,7 @@ def test_each_value_has_its_source() -> None:
         sources={"memory": "/etc/p.toml", "cpus": "EXECUTOR_ML_MAX_CPUS"},
         images=("executor-ml:latest",),
         mount_sources=("/srv",),
+        workspace=False,
     )
     found = {s.key: s for s in in_force(SPEC, ceilings, policy_file="/etc/p.toml")}
     assert found["memory"] == Setting(
@@ -38,6 +39,10 @@ def test_each_value_has_its_source() -> None:
     )
     assert found["image"].ceiling == ("executor-ml:latest",)
     assert found["mounts"].ceiling == ("/srv",)
+    assert (found["workspace"].ceiling, found["workspace"].ceiling_source) == (
+        "none",
+        "/etc/p.toml",
+    )
     assert found["pids"].ceiling is None
     assert found["preload"].value == ("numpy",)
 
