@@ -1,6 +1,7 @@
-"""Files of the notebook's folder in real sandboxes."""
+"""Files of the notebook's folder in real sandboxes, and files of the sandbox's out again."""
 
 import fcntl
+import hashlib
 import json
 import os
 import signal
@@ -336,7 +337,7 @@ def test_nbclient_shows_the_hint(folder: Path) -> None:
     assert sandbox_workspace.NOT_HERE in "".join(book.cells[0].outputs[0]["traceback"])
 
 
-# --- run -------------------------------------------------------------------
+# --- run, send, extract -------------------------------------------------------------------
 
 
 def execute(path: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -372,3 +373,49 @@ def test_run_takes_the_notebooks_own_folder(folder: Path) -> None:
     assert done.returncode == 78
     assert "the largest: large (65.0 MiB)" in done.stderr
     assert not (folder / "none.ipynb").exists()
+
+
+def test_files_come_out_byte_for_byte(tmp_path: Path) -> None:
+    """Made in the sandbox, sent, saved in the notebook, extracted: the same, every byte."""
+    path = write(
+        tmp_path,
+        "import hashlib, os\nfrom sandbox_files import send\n"
+        "content = os.urandom(3_000_000)\n"
+        "open('result.bin', 'wb').write(content)\nsend('result.bin')\n"
+        "print(hashlib.sha256(content).hexdigest())",
+        "open('every byte', 'wb').write(bytes(range(256)))\nsend('every byte')",
+        "os.makedirs('sub')\nopen('sub/a & \"b\".csv', 'w').write('1')\nsend('sub/a & \"b\".csv')",
+        "try: send('result.bin', limit=2_999_999)\nexcept ValueError as error: print(error)",
+        "try: send('/tmp')\nexcept OSError as error: print(error)",
+    )
+    done = execute(path, "run")
+    assert done.returncode == 0, done.stderr
+    book = nbformat.read(tmp_path / "n.out.ipynb", as_version=4)
+    nbformat.validate(book)
+    assert "has 3000000 bytes, and 2999999 may be sent" in book.cells[3].outputs[0]["text"]
+    assert "Is a directory" in book.cells[4].outputs[0]["text"]
+    done = execute(tmp_path / "n.out.ipynb", "extract", "-d", str(tmp_path / "results"))
+    assert done.returncode == 0, done.stderr
+    results = {p.name: p.read_bytes() for p in (tmp_path / "results").iterdir()}
+    assert set(results) == {"result.bin", "every byte", 'a & "b".csv'}
+    assert results["every byte"] == bytes(range(256))
+    (printed,) = [o["text"] for o in book.cells[0].outputs if o["output_type"] == "stream"]
+    assert hashlib.sha256(results["result.bin"]).hexdigest() == printed.strip()
+
+
+def test_a_hostile_notebook_writes_one_harmless_file(tmp_path: Path) -> None:
+    """Code in the sandbox makes the output itself, with names of its own choosing."""
+    path = write(
+        tmp_path,
+        "import sandbox_files\nfrom IPython.display import display\n"
+        "for name in ('../../../up', '/tmp/absolute', 'nul\\0', '\\x1b[2J' + 'x' * 9000, '.x'):\n"
+        "    display(sandbox_files.bundle(name, b'x'), raw=True)",
+    )
+    assert execute(path, "run").returncode == 0
+    inner = tmp_path / "a/b/c"
+    done = execute(tmp_path / "n.out.ipynb", "extract", "-d", str(inner))
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout
+    found = sorted(p.name for p in inner.iterdir())
+    assert found == ["_[2J" + "x" * 196, "absolute", "nul_", "up", "x"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "n.ipynb", "n.out.ipynb"]
