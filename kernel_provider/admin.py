@@ -38,6 +38,8 @@ class AdminPolicy(Configurable):
     max_pids = _trait("processes and threads of a kernel")
     max_tmp_size = _trait("its /tmp")
     max_shm_size = _trait("its /dev/shm")
+    max_workspace = _trait("what it may see of the notebook's folder")
+    max_workspace_size = _trait("bytes of that at most")
     max_loopback = _trait("whether it may have loopback")
     max_gpus = _trait("GPUs of a kernel")
     allowed_images = _trait("list of the images that kernels may have")

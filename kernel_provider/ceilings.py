@@ -23,6 +23,7 @@ from kernel_provider.values import (
     parse_number,
     parse_size,
     parse_texts,
+    parse_workspace,
     show,
 )
 
@@ -32,6 +33,8 @@ LIMITS: Final[Mapping[str, Callable[[object], Limit]]] = {
     "pids": parse_count,
     "tmp_size": parse_size,
     "shm_size": parse_size,
+    "workspace": parse_workspace,
+    "workspace_size": parse_size,
     "loopback": parse_loopback,
     "gpus": parse_gpus,
 }
@@ -46,6 +49,7 @@ LEAST: Final[Mapping[str, float]] = {
     "pids": 32,
     "tmp_size": MIB,
     "shm_size": MIB,
+    "workspace_size": MIB,
     "startup_timeout": 1,
 }
 """Below these no kernel can start: ipykernel alone has 15 threads and 60 MB."""

@@ -194,6 +194,22 @@ class PreloadError(StartError):
     fix = "take it out of preload, or use an image that has it"
 
 
+class WorkspaceError(SandboxError):
+    """The notebook's folder could not be copied into the sandbox."""
+
+    exit_code = 78
+    summary = "the notebook's folder {folder} cannot be copied into the sandbox: {reason}"
+    fix = "{remedy}"
+
+
+class WorkspaceImageError(SandboxError):
+    """The image was made before sandboxes could take a folder."""
+
+    exit_code = 72
+    summary = "the image {image} is too old to take a copy of the notebook's folder"
+    fix = "run: executor-ml build (or set workspace to none)"
+
+
 class WardenError(SandboxError):
     """The process beside the sandbox is gone or does not answer."""
 

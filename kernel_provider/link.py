@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from kernel_provider.children import start_warden
 from kernel_provider.errors import (
@@ -23,6 +23,9 @@ from kernel_provider.errors import (
 )
 from kernel_provider.warden.order import Order
 from kernel_provider.warden.rendezvous import BACKLOG
+
+if TYPE_CHECKING:
+    from _typeshed import HasFileno
 
 GRACE: Final = 5.0
 """Seconds for an answer that a warden has at hand."""
@@ -88,12 +91,13 @@ class Link:
 
     @classmethod
     def claim(
-        cls, order: Order, claim: Mapping[str, Any], outer: Sequence[socket.socket]
+        cls, order: Order, claim: Mapping[str, Any], brought: Sequence["HasFileno"]
     ) -> "Link":
         """Start a warden that finds the claim waiting: it never runs without a lifeline.
 
-        Nothing can fail once it runs. Raises EnvironmentTooLargeError where the claim
-        would have to wait for its reader.
+        ``brought`` are the outer sockets and, if there is one, the folder's copy. Nothing
+        can fail once it runs. Raises EnvironmentTooLargeError where the claim would have to
+        wait for its reader.
         """
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -102,7 +106,7 @@ class Link:
                 listener.bind(f"{order.folder}/w")
                 listener.listen(BACKLOG)
                 connection.connect(f"{order.folder}/w")
-                _send_claim(connection, claim, outer)
+                _send_claim(connection, claim, brought)
                 return cls(connection, order.folder, start_warden(order, listener))
         except BaseException:
             connection.close()
@@ -221,11 +225,11 @@ class Link:
 
 
 def _send_claim(
-    connection: socket.socket, claim: Mapping[str, Any], outer: Sequence[socket.socket]
+    connection: socket.socket, claim: Mapping[str, Any], brought: "Sequence[HasFileno]"
 ) -> None:
     """Say all of it at once, or refuse: nobody reads yet."""
     line = json.dumps(claim).encode() + b"\n"
-    sent = socket.send_fds(connection, [line], [s.fileno() for s in outer])
+    sent = socket.send_fds(connection, [line], [s.fileno() for s in brought])
     if sent < len(line):
         raise EnvironmentTooLargeError(size=len(line), limit=sent)
 

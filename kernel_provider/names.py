@@ -21,6 +21,8 @@ LABEL_STACK: Final = "executor-ml.stack"
 LABEL_LOCK: Final = "executor-ml.lock"
 LABEL_VERSIONS: Final = "executor-ml.versions"
 LABEL_VARIANT: Final = "executor-ml.variant"
+LABEL_WORKSPACE: Final = "executor-ml.workspace"
+"""Images with this label take a copy of the notebook's folder with the claim."""
 
 PRELOAD_FAILED: Final = 3
 """Exit code of a sandbox's kernel that could not import what ``preload`` names."""
@@ -29,6 +31,12 @@ POLICY_FILE: Final = "/etc/executor-ml/policy.toml"
 
 ENGINE_SOCKET: Final = "/run/executor-ml/docker.sock"
 """The engine that ``executor-ml engine start`` runs, where no other is reachable."""
+
+WORKSPACE: Final = "/tmp/workspace"  # noqa: S108  the sandbox's own /tmp
+"""Where the copy lies in the sandbox, and where its kernel then works."""
+
+NOT_UNPACKED: Final = 74
+"""Exit code of a kernel that could not unpack the copy, as its launcher knows it, too."""
 
 SANDBOX_PYTHON: Final = "/opt/venv/bin/python3"
 SANDBOX_GUARDIAN: Final = "/opt/executor/guardian.py"

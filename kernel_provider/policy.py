@@ -49,6 +49,8 @@ class KernelPolicy:
     pids: int = 128
     tmp_size: int = 128 * MIB
     shm_size: int = 64 * MIB
+    workspace: str = "none"
+    workspace_size: int = 64 * MIB
     mounts: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     preload: tuple[str, ...] = ()
@@ -85,6 +87,7 @@ def parse_policy(
     check.least()
     check.scratch()
     check.ceilings(ceilings)
+    check.workspace()
     check.machine(ceilings.machine)
     check.mounts(ceilings)
     return policy
@@ -147,6 +150,8 @@ class _Check:
         """Nothing is above what the administrator allows."""
         for key, ceiling in ceilings.limits.items():
             value = self._value(key)
+            if key == "workspace_size" and self.policy.workspace == "none":
+                continue
             if amount(value) > amount(ceiling):
                 raise CeilingError(
                     source=self._who(key),
@@ -163,6 +168,18 @@ class _Check:
                 value=self.policy.image,
                 reason=f"the administrator allows these images: {allowed}",
             )
+
+    def workspace(self) -> None:
+        """A copied folder fits where it is to lie."""
+        policy = self.policy
+        if policy.workspace == "none" or policy.workspace_size <= policy.tmp_size:
+            return
+        raise ConfigError(
+            source=self._who("workspace_size"),
+            key="workspace_size",
+            value=show("workspace_size", policy.workspace_size),
+            reason=f"the copy lies in /tmp, whose tmp_size is {show('tmp_size', policy.tmp_size)}",
+        )
 
     def machine(self, machine: Machine | None) -> None:
         """No limit is above what there is: it would promise that, and hold nothing back."""

@@ -7,6 +7,7 @@ import asyncio
 import os
 import secrets
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, Final, cast
 
@@ -18,6 +19,7 @@ from kernel_provider.ceilings import Ceilings, read_ceilings
 from kernel_provider.policy import KernelPolicy, parse_policy
 from kernel_provider.session import Session
 from kernel_provider.warden.rendezvous import CHANNELS
+from kernel_provider.workspace import Workspace, copy_folder
 
 PASSED_ON: Final = ("TZ", "NBGRADER_EXECUTION", "NBGRADER_VALIDATING")
 """The only variables of the client's environment that reach a sandbox (D8)."""
@@ -120,12 +122,17 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
         assert session is not None
         self._told = False
         try:
-            session.launch(
-                self.policy,
-                key=self._key(),
-                env=self._claim_environment(kwargs.get("env") or {}),
-            )
-            facts = await session.launched(self.policy.startup_timeout)
+            with ExitStack() as brought:
+                workspace = await self._workspace(kwargs.get("cwd") or "")
+                if workspace is not None:
+                    brought.callback(workspace.close)
+                session.launch(
+                    self.policy,
+                    key=self._key(),
+                    env=self._claim_environment(kwargs.get("env") or {}),
+                    workspace=workspace,
+                )
+                facts = await session.launched(self.policy.startup_timeout)
         except BaseException:
             if session.served:
                 session.hang_up()
@@ -135,6 +142,19 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
         self.log.info("Kernel %s runs in the container %s", self.kernel_id, session.container)
         self.log.debug("Sandbox of kernel %s: %s", self.kernel_id, facts)
         return self.connection_info
+
+    async def _workspace(self, folder: str) -> Workspace | None:
+        """A copy of the notebook's folder as it is now, where the policy wants one.
+
+        papermill and otter name no folder: it is this process's. In a thread, since it
+        may be large; of a launch that was given up meanwhile, the copy goes by itself.
+        """
+        if self.policy.workspace == "none":
+            return None
+        limit = self.policy.workspace_size
+        copy = await asyncio.to_thread(copy_folder, folder, limit=limit)
+        self.log.info("Kernel %s gets a copy of its folder: %s", self.kernel_id, copy)
+        return copy
 
     def _claim_environment(self, environ: Mapping[str, str]) -> dict[str, str]:
         """The few variables of the client's that may pass, unless the kernelspec has them."""

@@ -14,8 +14,9 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from kernel_provider import names
 from kernel_provider.children import reap_later, remove_remains
 from kernel_provider.engines import open_engine
 from kernel_provider.engines.docker import NAME_PREFIX, find_socket
@@ -27,6 +28,10 @@ from kernel_provider.policy import KernelPolicy
 from kernel_provider.warden.order import Order
 from kernel_provider.warden.rendezvous import BACKLOG, CHANNELS
 from kernel_provider.warden.sweep import sweep, sweep_folders
+from kernel_provider.workspace import Workspace
+
+if TYPE_CHECKING:
+    from _typeshed import HasFileno
 
 
 class Session:
@@ -81,12 +86,19 @@ class Session:
     # --- starting ---------------------------------------------------------------------
 
     def launch(
-        self, policy: KernelPolicy, *, key: str, env: Mapping[str, str], cwd: str = ""
+        self,
+        policy: KernelPolicy,
+        *,
+        key: str,
+        env: Mapping[str, str],
+        cwd: str = "",
+        workspace: Workspace | None = None,
     ) -> None:
         """Start a warden and claim its sandbox; ``launched`` waits for the outcome.
 
-        ``env`` and ``cwd`` are brought by the claim, ``key`` signs messages. Raises
-        EngineAddressError, and EnvironmentTooLargeError.
+        ``env``, ``cwd`` and ``workspace`` are brought by the claim, ``key`` signs
+        messages; a workspace is the working directory, too, and stays the caller's to
+        close. Raises EngineAddressError, and EnvironmentTooLargeError.
         """
         if not self._outer:
             self._take_over_paths()
@@ -103,12 +115,14 @@ class Session:
             "op": "claim",
             "key": key,
             "env": dict(env),
-            "cwd": cwd,
+            "cwd": names.WORKSPACE if workspace else cwd,
+            "workspace": workspace.folder if workspace else "",
             "subscribers": self._subscribers,
         }
+        brought: list[HasFileno] = [*self._outer, *([workspace] if workspace else [])]
         Path(folder).mkdir(mode=0o700)
         try:
-            self._link = Link.claim(order, claim, self._outer)
+            self._link = Link.claim(order, claim, brought)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise

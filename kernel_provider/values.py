@@ -19,12 +19,15 @@ HIGHEST: Final = 1e9
 INSIST: Final = "insist"
 ALL_GPUS: Final = "all"
 Gpus = int | str | tuple[str, ...]
+WORKSPACES: Final = ("none", "copy")
+"""What a kernel sees of the notebook's folder."""
+
 Limit = float | bool | str | tuple[str, ...]
-"""What a ceiling can hold: numbers, a permission (``loopback``), devices (``gpus``)."""
+"""What a ceiling can hold: numbers, permissions (``loopback``, ``workspace``), ``gpus``."""
 
 _DEVICE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._/=-]*")
 
-SIZES: Final = ("memory", "tmp_size", "shm_size")
+SIZES: Final = ("memory", "tmp_size", "shm_size", "workspace_size")
 """The settings that are bytes."""
 
 
@@ -127,6 +130,14 @@ def parse_loopback(value: object) -> bool | str:
     return said[text]
 
 
+def parse_workspace(value: object) -> str:
+    """One of ``WORKSPACES``."""
+    if value not in WORKSPACES:
+        msg = f"write {' or '.join(WORKSPACES)}"
+        raise ValueError(msg)
+    return str(value)
+
+
 def parse_gpus(value: object) -> Gpus:
     """``ALL_GPUS``, how many, or which: the engine's numbers or names of them."""
     if isinstance(value, str) and value in {ALL_GPUS, "none"}:
@@ -146,6 +157,8 @@ def parse_gpus(value: object) -> Gpus:
 
 def amount(value: Limit) -> float:
     """How much a setting asks for, to be compared with its ceiling."""
+    if value == "none":
+        return 0
     if isinstance(value, str):
         return math.inf  # all GPUs; insisted: more than any plain word
     return len(value) if isinstance(value, tuple) else float(value)

@@ -3,8 +3,9 @@
 It is the one process in the sandbox that user code cannot reach: undumpable, so that
 no process of the same uid can open its memory or descriptors, and as PID 1 immune to
 signals that it has no handler for. It fetches the kernel's listening sockets from the
-warden through the rendezvous, hands them down, passes one claim on, and from then on
-says one thing only: how the kernel ended.
+warden through the rendezvous, hands them down, passes one claim on (with the copy of
+the notebook's folder, if there is one), and from then on says one thing only: how the
+kernel ended.
 
 Standard library only, and little of that: this runs before anything else can start.
 """
@@ -17,6 +18,8 @@ RENDEZVOUS = "/run/executor/rendezvous"
 KERNEL = "/opt/executor/sandbox_kernel.py"
 CHANNEL_FD = 3
 LISTENERS = 5
+WIDTH = 4
+"""Bytes of a descriptor's number in a message."""
 PATIENCE = 2.0
 """Seconds that the warden gets to read the sandbox's counters after the kernel's end."""
 
@@ -47,28 +50,39 @@ def become_undumpable() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE)")
 
 
-def fetch_listeners(warden: _socket.socket) -> list[int]:
-    """Receive the descriptors of the five listening sockets."""
-    width = 4
-    _, ancillary, _, _ = warden.recvmsg(1, _socket.CMSG_SPACE(LISTENERS * width))
+def receive(source: _socket.socket, size: int, count: int) -> tuple[bytes, list[int]]:
+    """Receive at most ``size`` bytes, and the ``count`` descriptors that came with them."""
+    space = _socket.CMSG_SPACE(count * WIDTH)
+    data, ancillary, _, _ = source.recvmsg(size, space, _socket.MSG_CMSG_CLOEXEC)
     descriptors = [
-        int.from_bytes(data[at : at + width], sys.byteorder)
-        for level, kind, data in ancillary
+        int.from_bytes(packed[at : at + WIDTH], sys.byteorder)
+        for level, kind, packed in ancillary
         if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS)
-        for at in range(0, len(data) - width + 1, width)
+        for at in range(0, len(packed) - WIDTH + 1, WIDTH)
     ]
+    return data, descriptors
+
+
+def hand_down(kernel: _socket.socket, data: bytes, descriptors: list[int]) -> None:
+    """Give the kernel bytes and descriptors, and keep none of those."""
+    packed = b"".join(fd.to_bytes(WIDTH, sys.byteorder) for fd in descriptors)
+    try:
+        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)] if packed else []
+        sent = kernel.sendmsg([data], rights)
+        if sent < len(data):  # a kernel that has it all may be off already
+            kernel.sendall(data[sent:])
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def pass_listeners(warden: _socket.socket, kernel: _socket.socket) -> None:
+    """Fetch the five listening sockets and hand them to the kernel."""
+    data, descriptors = receive(warden, 1, LISTENERS)
     if len(descriptors) != LISTENERS:
         msg = f"the warden passed {len(descriptors)} sockets instead of {LISTENERS}"
         raise OSError(msg)
-    return descriptors
-
-
-def pass_listeners(kernel: _socket.socket, descriptors: list[int]) -> None:
-    """Hand the listening sockets to the kernel and keep none."""
-    packed = b"".join(fd.to_bytes(4, sys.byteorder) for fd in descriptors)
-    kernel.sendmsg([b"L"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)])
-    for descriptor in descriptors:
-        os.close(descriptor)
+    hand_down(kernel, data, descriptors)
 
 
 def fall_silent() -> None:
@@ -137,12 +151,12 @@ class Guardian:
                 self.status = os.waitstatus_to_exitcode(status)
 
     def from_warden(self) -> None:
-        """Pass the claim on; an end of the connection is the end of the sandbox."""
-        data = self.warden.recv(65536)
+        """Pass the claim on, with what came with it; an end here is the sandbox's end."""
+        data, descriptors = receive(self.warden, 65536, 1)
         if not data:
             os._exit(0)
         if self.kernel is not None:
-            self.kernel.sendall(data)
+            hand_down(self.kernel, data, descriptors)
 
     def from_kernel(self) -> bool:
         """Pass ``parked`` and ``ready`` on; from then on the kernel has no way here."""
@@ -191,7 +205,7 @@ def main() -> None:
     warden = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     warden.connect(RENDEZVOUS + "/s")
     try:
-        pass_listeners(ours, fetch_listeners(warden))
+        pass_listeners(warden, ours)
     except BrokenPipeError:  # the kernel has ended already: its end is what is to be told
         pass
     os._exit(Guardian(warden, ours, pid).run())

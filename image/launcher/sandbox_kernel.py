@@ -1,7 +1,7 @@
 """The kernel of a sandbox: ipykernel on sockets that it was handed, started in two steps.
 
 First it parks: everything imported, the shell made, sockets bound, bound to nobody.
-Then one claim brings key, working directory and environment, and it serves. It opens
+Then one claim brings key, environment and, if wanted, files, and it serves. It opens
 no network socket: shell, control, stdin, iopub and heartbeat live on listening sockets
 made outside (``zmq.USE_FD``), and the pipe for the output of forked workers on an
 abstract socket of the sandbox's own.
@@ -17,6 +17,8 @@ import socket
 import sys
 import time
 from typing import Any
+
+import sandbox_workspace
 
 CHANNEL_FD = 3
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
@@ -133,20 +135,24 @@ def fall_silent() -> None:
     os.close(null)
 
 
-def read_claim(channel: socket.socket) -> dict[str, Any]:
-    """Wait, parked, for the one line that binds this kernel to somebody."""
-    line = b""
+def read_claim(channel: socket.socket) -> tuple[dict[str, Any], int]:
+    """Wait, parked, for the one line that binds this kernel to somebody.
+
+    With it may come the copy of a folder, by its descriptor; else that is -1.
+    """
+    line, copy = b"", [-1]
     while not line.endswith(b"\n"):
-        data = channel.recv(65536)
+        data, came, _, _ = socket.recv_fds(channel, 65536, 1, socket.MSG_CMSG_CLOEXEC)
         if not data:
             sys.exit(0)
         line += data
+        copy += came
     claim: dict[str, Any] = json.loads(line)
-    return claim
+    return claim, copy[-1]
 
 
-def apply_claim(app: Any, claim: dict[str, Any]) -> None:
-    """Take key, environment and working directory."""
+def apply_claim(app: Any, claim: dict[str, Any], copy: int) -> None:
+    """Take key, environment and working directory, with the notebook's files in it."""
     os.environ.update(claim["env"])
     if "TZ" in claim["env"]:
         time.tzset()
@@ -154,6 +160,10 @@ def apply_claim(app: Any, claim: dict[str, Any]) -> None:
     if claim.get("cwd"):
         os.makedirs(claim["cwd"], exist_ok=True)
         os.chdir(claim["cwd"])
+    copied = bool(claim.get("workspace"))
+    if copied:
+        sandbox_workspace.take(copy, claim["cwd"])
+    sandbox_workspace.add_hints(app.shell, copied=copied)
 
 
 def end() -> None:
@@ -171,7 +181,7 @@ def main() -> None:
     app = make_app(receive_listeners(channel))
     del sys.path[0]  # the launcher's own folder is no place for a notebook's imports
     channel.sendall(b"parked\n")
-    apply_claim(app, read_claim(channel))
+    apply_claim(app, *read_claim(channel))
     fall_silent()
     channel.sendall(b"ready\n")
     channel.close()

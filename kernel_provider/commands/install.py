@@ -16,7 +16,7 @@ from kernel_provider import kernelspecs
 from kernel_provider.ceilings import read_ceilings
 from kernel_provider.errors import SandboxError
 from kernel_provider.policy import KernelPolicy, parse_policy
-from kernel_provider.values import show
+from kernel_provider.values import WORKSPACES, show
 
 SOURCE: Final = "the command line"
 NUMBERS: Final = ("cpus", "pids", "startup_timeout")
@@ -87,6 +87,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TARGET=SOURCE",
         help="show the folder SOURCE, read-only, as TARGET, below /models or /data",
     )
+    parser.add_argument(
+        "--workspace", choices=WORKSPACES, help="copy: copy the notebook's folder in at each start"
+    )
+    parser.add_argument("--workspace-size", metavar="SIZE", help="of that copy at most, as 64m")
     parser.add_argument("--env", action="append", metavar="NAME=VALUE", help="a variable to set")
     parser.add_argument("--preload", action="append", metavar="MODULE", help="import at the start")
     parser.add_argument("--loopback", metavar="L", help="true, or insist: see docs/settings.md")
@@ -125,7 +129,8 @@ def main(args: argparse.Namespace) -> int:
 
 def config_of(args: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given. Raises KernelspecError for half a pair."""
-    plain = ("image", "memory", "tmp_size", "shm_size", *NUMBERS, *WORDS)
+    sizes = ("memory", "tmp_size", "shm_size", "workspace_size")
+    plain = ("image", "workspace", *sizes, *NUMBERS, *WORDS)
     config: dict[str, Any] = {
         key: getattr(args, key) for key in plain if getattr(args, key) is not None
     }

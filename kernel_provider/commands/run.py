@@ -16,6 +16,7 @@ from kernel_provider.run.model import CellReport, ExitCode, InputError, RunReque
 from kernel_provider.run.parameters import parse_parameters
 from kernel_provider.run.progress import Printer
 from kernel_provider.run.text import parse_duration, printable
+from kernel_provider.values import WORKSPACES
 
 LONGEST: Final = 300
 """Characters of an exception's message in ours."""
@@ -86,6 +87,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TARGET=SOURCE",
         help="a folder, read-only, such as /data/mine=./mine",
     )
+    parser.add_argument(
+        "--workspace", choices=WORKSPACES, help="copy: give it a copy of the notebook's folder"
+    )
     parser.add_argument("--cell-timeout", type=_duration, metavar="TIME", help="such as 30s")
     parser.add_argument("--timeout", type=_duration, metavar="TIME", help="of it all: 10m")
     parser.add_argument("--allow-errors", action="store_true", help="go on after exceptions")
@@ -141,6 +145,7 @@ def _run(args: argparse.Namespace, stream: TextIO) -> tuple[RunResult, Path | No
     output = Path(args.output) if args.output else args.notebook.with_suffix(".out.ipynb")
     output = args.notebook if args.in_place else output
     given = {"memory": args.memory, "cpus": args.cpus, "image": args.image}
+    given["workspace"] = args.workspace
     overrides: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if args.mounts:
         overrides["mounts"] = dict(args.mounts)

@@ -22,6 +22,7 @@ LINE: Final = 1 << 20
 class Owner:
     """One connection; says lines, hears lines, and may bring descriptors once.
 
+    Those are the outer sockets and, if there is one, the copy of the notebook's folder.
     It ``holds`` the sandbox once its claim, or its key, was accepted.
     """
 
@@ -71,7 +72,7 @@ class Owner:
 
     def _hear(self, _events: int) -> None:
         try:
-            data, descriptors, _, _ = socket.recv_fds(self.connection, 65536, len(CHANNELS))
+            data, descriptors, _, _ = socket.recv_fds(self.connection, 65536, len(CHANNELS) + 1)
         except BlockingIOError:
             return
         except OSError:

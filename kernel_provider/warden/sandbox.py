@@ -21,6 +21,7 @@ from kernel_provider.errors import (
     ImageProtocolError,
     LimitNotHeldError,
     StartError,
+    WorkspaceError,
 )
 from kernel_provider.warden import cgroup, rendezvous
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 UID_TRIES: Final = 64
 GONE_WITHIN: Final = 10.0
+LOGGED_WITHIN: Final = 1.0
 
 
 class Sandbox:
@@ -43,6 +45,7 @@ class Sandbox:
             spec, labels={**spec.labels, names.LABEL_WARDEN: cgroup.identity(os.getpid())}
         )
         self.container = ""
+        self.takes_workspace = False
         self.uid = 0
         self.pid = 0
         self.group: cgroup.Cgroup | None = None
@@ -61,6 +64,7 @@ class Sandbox:
         found = image.labels.get(names.LABEL_PROTOCOL, "none")
         if found != str(names.PROTOCOL):
             raise ImageProtocolError(image=self.spec.image, found=found, expected=names.PROTOCOL)
+        self.takes_workspace = names.LABEL_WORKSPACE in image.labels
         self._create(image.id)
         self._start()
         state = self.engine.inspect(self.container)
@@ -167,6 +171,21 @@ class Sandbox:
         if lines:
             words += "; its last words: " + " | ".join(lines.splitlines()).replace("%", "")
         return kind(reason=reason, last_words=words)
+
+    def not_unpacked(self, folder: str) -> WorkspaceError:
+        """Word a start that ended with the copy of ``folder``; the log may come late."""
+        lines: list[str] = []
+
+        def is_told() -> bool:
+            lines[:] = self.engine.last_lines(self.container, 1).split("\n")
+            return bool(lines[0])
+
+        _until(is_told, LOGGED_WITHIN)
+        return WorkspaceError(
+            folder=folder,
+            reason=lines[0].replace("%", "") or "it does not fit there",
+            remedy="raise tmp_size, which is part of memory, or move data out of the folder",
+        )
 
     def ended(self, patience: float) -> ContainerState | None:
         """Wait until the engine, too, says that PID 1 is gone; None if it never does."""

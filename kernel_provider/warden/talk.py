@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from kernel_provider.errors import SandboxError
 from kernel_provider.warden.loop import READ, Loop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from kernel_provider.warden.sandbox import Sandbox
 
@@ -50,13 +51,24 @@ class Talk:
         else:
             loop.watch(self._pidfd, READ, lambda _: self._pid_one_ended())
 
-    def claim(self, claim: Mapping[str, object]) -> None:
-        """Tell the kernel whose it is."""
+    def claim(self, claim: Mapping[str, object], descriptors: Sequence[int]) -> None:
+        """Tell the kernel whose it is, and pass on the folder's copy if there is one.
+
+        That is sealed memory, plain data that leads nowhere; ours is closed.
+        """
         guardian = self._sandbox.guardian
         assert guardian is not None
         wanted = {name: claim[name] for name in ("key", "env", "cwd")}
+        wanted["workspace"] = bool(claim.get("workspace"))  # not which folder of the host's
+        line = json.dumps(wanted).encode() + b"\n"
         guardian.setblocking(True)  # noqa: FBT003
-        guardian.sendall(json.dumps(wanted).encode() + b"\n")
+        try:
+            sent = socket.send_fds(guardian, [line], descriptors)
+            if sent < len(line):
+                guardian.sendall(line[sent:])
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
         guardian.setblocking(False)  # noqa: FBT003
 
     def close(self) -> None:

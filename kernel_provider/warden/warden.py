@@ -17,10 +17,12 @@ from kernel_provider.errors import (
     SandboxError,
     StartError,
     WardenError,
+    WorkspaceImageError,
 )
 from kernel_provider.warden.cgroup import Usage
 from kernel_provider.warden.loop import Loop, Timer
 from kernel_provider.warden.owners import Owner, Owners
+from kernel_provider.warden.rendezvous import CHANNELS
 from kernel_provider.warden.sandbox import Sandbox
 from kernel_provider.warden.talk import Listener, Talk
 
@@ -120,9 +122,16 @@ class Warden:
     def pass_claim(self) -> None:
         """Tell the kernel whose it is."""
         assert self.talk is not None
+        assert self.sandbox is not None
         assert self._claim is not None
+        assert self._claimant is not None
         self._deadline.cancel()
-        self.talk.claim(self._claim)
+        if self._claim.get("workspace") and not self.sandbox.takes_workspace:
+            self.fail(WorkspaceImageError(image=self.spec.image))
+            return
+        brought = self._claimant.descriptors
+        self._claimant.descriptors, copy = brought[: len(CHANNELS)], brought[len(CHANNELS) :]
+        self.talk.claim(self._claim, copy)
 
     def on_ready(self) -> None:
         """Open the relay and say so; then see to the dead of others."""
@@ -238,6 +247,10 @@ class Warden:
         if self._ending or self.sandbox is None:
             return
         if self.relay is None:
+            folder = (self._claim or {}).get("workspace")
+            if folder and status == names.NOT_UNPACKED:
+                self.fail(self.sandbox.not_unpacked(folder))
+                return
             kind = PreloadError if status == names.PRELOAD_FAILED else StartError
             self.fail(self.sandbox.failure(_how_it_ended(status), kind=kind))
             return

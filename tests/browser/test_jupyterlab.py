@@ -234,6 +234,19 @@ def test_a_failed_start_says_what_and_how_to_mend_it(
     assert fix.startswith("Fix: ")
 
 
+def test_files_in_and_out(page: Page, notebook: Notebook, shot: Shot) -> None:
+    """A missing file says how to have it; the link in a cell saves the largest that it may."""
+    told = notebook.run("open('table.csv')")
+    assert "the sandbox does not see the notebook's folder" in " ".join(told.split())
+    code = "import sandbox_files\nopen('a b.bin', 'wb').write(bytes(range(256)) * 4096)\n"
+    notebook.run(f"{code}sandbox_files.send('a b.bin')")
+    with page.expect_download() as saved:
+        notebook.panel.get_by_role("link", name="a b.bin").click()
+    shot("7-a-file")
+    assert saved.value.suggested_filename == "a b.bin"
+    assert saved.value.path().read_bytes() == bytes(range(256)) * 4096
+
+
 PICTURE = [
     ("markdown", "# A notebook that cannot reach anything"),
     (

@@ -1,10 +1,7 @@
 """What the README tells people to type works."""
 
 import json
-import os
 import re
-import shlex
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -12,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from pages import blocks, commands, page, run_as_typed
 from traitlets.config.loader import PyFileConfigLoader
 
 from kernel_provider.ceilings import LIMITS, Ceilings, read_ceilings
@@ -20,8 +18,8 @@ from kernel_provider.warden import death
 
 pytestmark = pytest.mark.container
 
-ROOT = Path(__file__).parent.parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = page("README.md")
+SETTINGS = page("docs/settings.md")
 
 SHOWN_ELSEWHERE = {
     "make demo": "test_demo.py runs it in the venv that make made",
@@ -29,17 +27,6 @@ SHOWN_ELSEWHERE = {
     ".venv/bin/jupyter lab": "the browser tests drive it",
     "pip install .": "test_install.py does so in a fresh environment",
 }
-
-
-def blocks(language: str) -> list[str]:
-    """The README's code blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-
-
-def commands() -> list[str]:
-    """Every shell command of the README, without its comment."""
-    lines = [line.partition("  #")[0] for block in blocks("sh") for line in block.splitlines()]
-    return [line.partition(" # ")[0].strip() for line in lines if line.strip()]
 
 
 @pytest.fixture
@@ -50,24 +37,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("command", [c for c in commands() if c not in SHOWN_ELSEWHERE])
+@pytest.mark.parametrize("command", [c for c in commands(README) if c not in SHOWN_ELSEWHERE])
 def test_command_works(command: str, folder: Path, image: str) -> None:
     """Each command ends with success, as typed, in a folder with a notebook."""
     assert image
-    program, *words = shlex.split(command)
-    found = shutil.which(program, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    assert found, f"{program} is not installed"
-    done = subprocess.run(
-        [found, *words],
-        cwd=folder,
-        input="print(6 * 7)\nexit\n",
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    if "notebook.ipynb" in words:
+    run_as_typed(command, folder)
+    if "notebook.ipynb" in command.split():
         results = [*folder.glob("result.ipynb"), *folder.glob("notebook*.ipynb")]
         texts = [path.read_text(encoding="utf-8") for path in results]
         assert command.startswith("jupyter execute") or any("42" in text for text in texts)
@@ -75,14 +50,14 @@ def test_command_works(command: str, folder: Path, image: str) -> None:
 
 def test_everything_is_run_or_shown_elsewhere() -> None:
     """No command of the README is exempt without being in it."""
-    assert set(SHOWN_ELSEWHERE) <= set(commands())
-    assert len(commands()) > len(SHOWN_ELSEWHERE) + 5
+    assert set(SHOWN_ELSEWHERE) <= set(commands(README))
+    assert len(commands(README)) > len(SHOWN_ELSEWHERE) + 5
 
 
 def test_python_works(image: str) -> None:
     """The Python example runs and prints a version of torch."""
     assert image
-    (example,) = blocks("python")
+    (example,) = blocks(README, "python")
     done = subprocess.run(
         [sys.executable, "-c", example], capture_output=True, text=True, timeout=120, check=False
     )
@@ -92,7 +67,7 @@ def test_python_works(image: str) -> None:
 
 def test_settings_are_real(tmp_path: Path) -> None:
     """The example is accepted, and the table names every setting with its default."""
-    (example,) = blocks("json")
+    (example,) = blocks(README, "json")
     config = json.loads(example)
     config["mounts"] = dict.fromkeys(config["mounts"], str(tmp_path))
     assert parse_policy(config, ceilings=Ceilings()).cpus == 2
@@ -107,7 +82,7 @@ def test_settings_are_real(tmp_path: Path) -> None:
 
 def test_policy_file_is_real(tmp_path: Path) -> None:
     """The administrator's example is understood."""
-    (example,) = blocks("toml")
+    (example,) = blocks(README, "toml")
     file = tmp_path / "policy.toml"
     file.write_text(example, encoding="utf-8")
     ceilings = read_ceilings({}, policy_file=str(file))
@@ -117,16 +92,15 @@ def test_policy_file_is_real(tmp_path: Path) -> None:
 
 def fenced(language: str) -> str:
     """The code block of one language in docs/settings.md."""
-    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
-    (block,) = re.findall(rf"^```{language}\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
-    return str(block)
+    (block,) = blocks(SETTINGS, language)
+    return block
 
 
 def test_the_page_of_settings_is_real(tmp_path: Path) -> None:
     """It has every setting with the README's default, and its examples are understood."""
-    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     rows, told = (
-        dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", text, re.MULTILINE)) for text in (page, README)
+        dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", text, re.MULTILINE))
+        for text in (SETTINGS, README)
     )
     assert set(rows) == set(KernelPolicy.__dataclass_fields__)
     assert rows.items() <= told.items()
@@ -142,7 +116,7 @@ def test_the_page_of_settings_is_real(tmp_path: Path) -> None:
     assert found.limits["loopback"] is False
     assert found.images == ("executor-ml:latest",)
     assert parse_policy({}, ceilings=found).memory == 1 << 30
-    variables = set(re.findall(r"EXECUTOR_ML_MAX_(\w+)", page))
+    variables = set(re.findall(r"EXECUTOR_ML_MAX_(\w+)", SETTINGS))
     assert variables == {key.upper() for key in LIMITS}
 
 

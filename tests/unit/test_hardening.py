@@ -197,6 +197,8 @@ _OTHER: dict[str, Any] = {
     "pids": 64,
     "tmp_size": MIB,
     "shm_size": MIB,
+    "workspace": "copy",
+    "workspace_size": 3 * MIB,
     "mounts": {"/data/a": "/b"},
     "env": {"A": "b"},
     "preload": ("numpy",),

@@ -36,6 +36,7 @@ def test_only_what_was_given_is_written(tmp_path: Path) -> None:
     data.mkdir()
     words = f"install --prefix {tmp_path} --name ml-2g --memory 2GB --cpus 1.5 --pids 64"
     words += f" --mount /data/x={data} --env A=b=c --preload numpy --startup-timeout 30"
+    words += " --workspace copy --workspace-size 16m"
     assert cli.main(words.split()) == 0
     assert config(tmp_path, "ml-2g") == {
         "memory": "2GB",
@@ -45,6 +46,8 @@ def test_only_what_was_given_is_written(tmp_path: Path) -> None:
         "env": {"A": "b=c"},
         "preload": ["numpy"],
         "startup_timeout": 30,
+        "workspace": "copy",
+        "workspace_size": "16m",
     }
     spec = written(tmp_path, "ml-2g")
     assert spec["display_name"] == "Python (ML sandbox, 2 GB, 1.5 CPU, offline)"
@@ -130,6 +133,7 @@ REFUSED = [
     (["--cpus", "many"], 78, "cpus = 'many'"),
     (["--mount", "/etc/x=/tmp"], 78, "directly below /models or /data"),
     (["--mount", "/data/x=/nowhere"], 78, "cannot mount /nowhere: No such file"),
+    (["--workspace", "copy", "--workspace-size", "1g"], 78, "whose tmp_size is 128 MB"),
     (["--mount", "/data/x"], 73, "--mount /data/x is no pair\nFix: write --mount TARGET=SOURCE"),
     (["--env", "A"], 73, "--env A is no pair\nFix: write --env NAME=VALUE"),
     (["--name", "a b"], 73, "'a b' cannot be written: a name has letters"),

@@ -46,6 +46,8 @@ def test_every_setting_reaches_the_policy_in_its_own_unit(tmp_path: Path) -> Non
         "pids": 64,
         "tmp_size": "64 MiB",
         "shm_size": 33554432,
+        "workspace": "copy",
+        "workspace_size": "16m",
         "mounts": {"/models/x": str(tmp_path)},
         "env": {"A": "b"},
         "preload": ["numpy"],
@@ -60,6 +62,8 @@ def test_every_setting_reaches_the_policy_in_its_own_unit(tmp_path: Path) -> Non
         pids=64,
         tmp_size=64 * MIB,
         shm_size=32 * MIB,
+        workspace="copy",
+        workspace_size=16 * MIB,
         mounts={"/models/x": str(tmp_path)},
         env={"A": "b"},
         preload=("numpy",),
@@ -287,6 +291,43 @@ def test_only_listed_images_start_where_there_is_a_list() -> None:
         parse({"image": "debian"}, ceilings)
 
 
+@pytest.mark.parametrize("value", ["", "Copy", True, None, 1, ["copy"], "mount"])
+def test_a_workspace_is_one_of_two_words(value: object) -> None:
+    """Nothing is guessed."""
+    with pytest.raises(ConfigError, match="write none or copy"):
+        parse({"workspace": value})
+
+
+def test_a_workspace_fits_into_tmp() -> None:
+    """Where the copy lies; what is not copied takes no room."""
+    with pytest.raises(ConfigError, match="whose tmp_size is 32 MB") as caught:
+        parse({"workspace": "copy", "tmp_size": "32m"})
+    assert caught.value.data["key"] == "workspace_size"
+    assert parse({"tmp_size": "32m"}).workspace == "none"
+    fitting: dict[str, object] = {"workspace": "copy", "workspace_size": "32m", "tmp_size": "32m"}
+    assert parse(fitting).workspace_size == 32 * MIB
+
+
+def test_an_administrator_forbids_workspaces_or_holds_their_size(tmp_path: Path) -> None:
+    """By one word of the file, or by a ceiling; kernels without one start all the same."""
+    file = tmp_path / "policy.toml"
+    file.write_text('[ceilings]\nworkspace_size = "16m"\n')
+    ceilings = read_ceilings({}, policy_file=str(file))
+    assert parse({}, ceilings).workspace == "none"
+    with pytest.raises(CeilingError, match="workspace_size = 64 MB is above the ceiling"):
+        parse({"workspace": "copy"}, ceilings)
+    file.write_text('[ceilings]\nworkspace = "none"\n')
+    ceilings = read_ceilings({}, policy_file=str(file))
+    assert parse({}, ceilings).workspace == "none"
+    with pytest.raises(CeilingError, match="workspace = copy is above the ceiling of none"):
+        parse({"workspace": "copy"}, ceilings)
+    file.write_text('[ceilings]\nworkspace = "copy"\n')
+    assert parse({"workspace": "copy"}, read_ceilings({}, policy_file=str(file))).workspace == "copy"
+    variable = {"EXECUTOR_ML_MAX_WORKSPACE_SIZE": "8m"}
+    with pytest.raises(CeilingError, match="EXECUTOR_ML_MAX_WORKSPACE_SIZE"):
+        parse({"workspace": "copy"}, read_ceilings(variable, policy_file=str(file)))
+
+
 def test_no_file_and_no_variable_is_no_ceiling(tmp_path: Path) -> None:
     """Nothing is held where nobody asked for it."""
     found = read_ceilings({}, policy_file=str(tmp_path / "none.toml"))
@@ -319,6 +360,7 @@ def test_of_file_and_environment_the_smaller_ceiling_counts(
         "ceilings = 5",
         "allowed_images = 'x'",
         "mount_sources = [1]",
+        "[ceilings]\nworkspace = false",
         "not toml at all",
         "\xff",
     ],
