@@ -129,7 +129,10 @@ def sockets(pid: int) -> set[str]:
     """Inodes of the sockets that a process holds."""
     found = set()
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        link = str(descriptor.readlink())
+        try:
+            link = str(descriptor.readlink())
+        except FileNotFoundError:  # closed meanwhile
+            continue
         if link.startswith("socket:"):
             found.add(link)
     return found

@@ -58,7 +58,10 @@ def decide(facts: Facts) -> Cause:
         return Cause(
             name="ProtocolViolation",
             reason=f"the kernel broke the message protocol ({facts.violation}) and was stopped.",
-            remedy="Restart the kernel; code in it spoke to the sockets itself.",
+            remedy=(
+                "Restart the kernel; code in it spoke to the sockets itself, "
+                "or showed too much at once."
+            ),
             exit_code=128 + signal.SIGKILL,
         )
     if status == -signal.SIGKILL and (

@@ -14,9 +14,11 @@ from collections.abc import Callable
 from typing import Final
 
 from kernel_provider.warden import zmtp
+from kernel_provider.warden.acceptor import Acceptor
 from kernel_provider.warden.death import Cause
 from kernel_provider.warden.loop import READ, Loop
-from kernel_provider.warden.relay import Pair, Relay, Request
+from kernel_provider.warden.pair import Pair, Request
+from kernel_provider.warden.relay import Relay
 from kernel_provider.warden.rendezvous import IOPUB
 
 DELIMITER: Final = b"<IDS|MSG>"
@@ -66,6 +68,7 @@ class LastWords:
         self._loop = loop
         self.words = words
         self._done: Callable[[], None] | None = done
+        self._acceptor: Acceptor | None = None
         self._standing_in: set[_StandIn] = set()
         self._awaited = 0
         for pair in tuple(relay.pairs):
@@ -75,9 +78,7 @@ class LastWords:
         if not self._awaited:
             self._finish()
             return
-        listener = relay.outer(IOPUB)
-        self._listener = listener
-        loop.watch(listener.fileno(), READ, self._accept)
+        self._acceptor = Acceptor(loop, relay.outer(IOPUB), self._stand_in)
         loop.after(PATIENCE, self._finish)
 
     def _insert(self, pair: Pair) -> bool:
@@ -90,12 +91,7 @@ class LastWords:
         except OSError:
             return False
 
-    def _accept(self, _events: int) -> None:
-        try:
-            client, _ = self._listener.accept()
-        except BlockingIOError:
-            return
-        client.setblocking(False)  # noqa: FBT003
+    def _stand_in(self, client: socket.socket) -> None:
         stand_in = _StandIn(self, client)
         self._standing_in.add(stand_in)
         self._loop.watch(client.fileno(), READ, stand_in.hear)
@@ -112,8 +108,8 @@ class LastWords:
         if self._done is None:
             return
         done, self._done = self._done, None
-        if self._awaited or self._standing_in:
-            self._loop.forget(self._listener.fileno())
+        if self._acceptor is not None:
+            self._acceptor.shut()
         for stand_in in self._standing_in:
             self._loop.forget(stand_in.client.fileno())
             stand_in.client.close()
@@ -128,7 +124,7 @@ class _StandIn:
         self._last_words = last_words
         self._greeted = False
         self._subscribed = False
-        self._follower = zmtp.Follower(zmtp.FrameLimits(), self._look)
+        self._follower = zmtp.Follower(zmtp.OF_CLIENTS, self._look)
 
     def _look(self, index: int, body: bytes) -> None:
         self._subscribed = self._subscribed or zmtp.is_subscription(index, body)

@@ -14,6 +14,8 @@ from typing import Final
 READ: Final = select.EPOLLIN
 WRITE: Final = select.EPOLLOUT
 ENDED: Final = select.EPOLLHUP | select.EPOLLERR
+ENDS: Final = select.EPOLLET
+"""Ask for nothing but to be told, once, of a hang-up."""
 
 
 class Timer:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
+from kernel_provider.warden.acceptor import Acceptor
 from kernel_provider.warden.loop import READ, Loop
 from kernel_provider.warden.rendezvous import CHANNELS, peer
 
@@ -34,7 +35,6 @@ class Owner:
         self.holds = False
         self._pidfd = -1
         pid, _ = peer(connection)
-        connection.setblocking(False)  # noqa: FBT003
         owners.loop.watch(connection.fileno(), READ, self._hear)
         try:
             self._pidfd = os.pidfd_open(pid)
@@ -103,16 +103,10 @@ class Owners:
         self.loop = loop
         self.on_order = on_order
         self._on_none = on_none
-        self._listener = listener
         self._all: list[Owner] = []
-        listener.setblocking(False)  # noqa: FBT003
-        loop.watch(listener.fileno(), READ, self._accept)
+        Acceptor(loop, listener, self._welcome)
 
-    def _accept(self, _events: int) -> None:
-        try:
-            connection, _ = self._listener.accept()
-        except BlockingIOError:
-            return
+    def _welcome(self, connection: socket.socket) -> None:
         if peer(connection)[1] != os.getuid():
             connection.close()
             return

@@ -19,7 +19,10 @@ class SinkGoneError(Exception):
 
 
 class Pump:
-    """One direction: reads ``source``, follows the framing, writes ``sink``."""
+    """One direction: reads ``source``, follows the framing, writes ``sink``.
+
+    While it is ``held`` it reads nothing; ``moved`` counts the bytes that it has read.
+    """
 
     def __init__(
         self,
@@ -32,27 +35,30 @@ class Pump:
         self.sink = sink
         self.follower = follower
         self.held = False
+        self.moved = 0
         self.pending = b""
         self._buffer = memoryview(buffer)
 
-    def run(self) -> bool:
-        """Move what can be moved now; False at the end of the stream.
+    def run(self, most: int = ROUND * CHUNK) -> bool:
+        """Move what can be moved now, ``most`` bytes; False at the end of the stream.
 
         Raises Violation, and SinkGoneError where nobody takes it.
         """
         if self.pending and not self._send(self.pending):
             return True
         for _ in range(ROUND):
-            if self.held:
+            if self.held or most <= 0:
                 return True
             try:
-                count = self.source.recv_into(self._buffer)
+                count = self.source.recv_into(self._buffer[:most])
             except BlockingIOError:
                 return True
             except ConnectionError:  # it went without reading all that it was sent
                 count = 0
             if not count:
                 return False
+            most -= count
+            self.moved += count
             data = self._buffer[:count]
             self.follower.feed(data)
             if not self._send(data):

@@ -237,8 +237,9 @@ class Warden:
             self._oom_kills = self.sandbox.group.usage().oom_kills
 
     def on_violation(self, channel: str, what: str) -> None:
-        """The kernel side or a client broke the framing: no way to go on."""
+        """The kernel broke the rules: it is stopped before its last words are said."""
         self.on_end(None, violation=f"{channel}: {what}")
+        threading.Thread(target=self.signal, args=("KILL",), daemon=True).start()
 
     def on_end(self, status: int | None, *, violation: str = "") -> None:
         """The kernel is over. Take the facts, say the last words, tell the owners."""

@@ -6,7 +6,7 @@ from jupyter_client.session import Session
 from kernel_provider.warden.cgroup import Usage
 from kernel_provider.warden.death import Facts, decide
 from kernel_provider.warden.lastwords import compose
-from kernel_provider.warden.relay import Request
+from kernel_provider.warden.pair import Request
 from kernel_provider.warden.zmtp import Follower, FrameLimits, greeting, ready
 
 MB = 2**20

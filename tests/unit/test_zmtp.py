@@ -25,7 +25,7 @@ from kernel_provider.warden.zmtp import (
 )
 
 HANDSHAKE = greeting() + ready(b"ROUTER")
-SMALL = FrameLimits(frame=1000, parts=4, message=2000, command=100)
+SMALL = FrameLimits(parts=4, message=2000, command=100)
 
 Event = tuple[int, bytes]
 
@@ -93,6 +93,61 @@ def test_garbage_is_judged_alike(data: bytes, places: list[int]) -> None:
     assert verdict(cut(data, places)) == verdict([memoryview(data)])
 
 
+@settings(deadline=None)  # the machine is shared
+@given(
+    data=st.one_of(
+        st.binary(max_size=500),
+        st.lists(
+            st.sampled_from([b"\0\0", b"\1\0", b"\0\3abc", b"\1\xff" + bytes(255)]), max_size=60
+        ).map(b"".join),
+    ),
+    places=places,
+)
+def test_frames_that_nobody_looks_at_are_counted_alike(data: bytes, places: list[int]) -> None:
+    """The quick way for short frames finds the messages and offences that the other finds."""
+
+    def verdict(follower: Follower) -> tuple[str, int, bool]:
+        follower.feed(memoryview(HANDSHAKE))
+        offence = ""
+        try:
+            for chunk in cut(data, places):
+                follower.feed(chunk)
+        except Violation as error:
+            offence = str(error)
+        return offence, follower.messages, follower.between
+
+    assert verdict(Follower(SMALL)) == verdict(Follower(SMALL, lambda _index, _body: None))
+
+
+def test_commands_alone_can_be_looked_at() -> None:
+    """Of messages nothing is kept then; who looks may call a command an offence."""
+    seen: list[bytes] = []
+
+    def look(body: bytes) -> None:
+        if body == b"stop":
+            raise Violation(body.decode())
+        seen.append(body)
+
+    follower = Follower(FrameLimits(), on_command=look)
+    ping = frame(b"\x04PING\0\0", flags=COMMAND)
+    stream = HANDSHAKE + message([b"x" * 300, b""]) + ping + message([b"y"])
+    feed_in_steps(follower, stream, 7)
+    assert seen == [ready(b"ROUTER")[2:], ping[2:]]
+    assert follower.messages == 2
+    with pytest.raises(Violation, match="stop"):
+        follower.feed(memoryview(frame(b"stop", flags=COMMAND)))
+    assert not follower.between
+
+
+@pytest.mark.parametrize("flags", [0, MORE, LONG])
+def test_no_message_before_the_end_of_the_handshake(flags: int) -> None:
+    """It is an offence by its first byte and length, as soon as those have come."""
+    follower = Follower(FrameLimits())
+    follower.feed(memoryview(greeting()))
+    with pytest.raises(Violation, match="handshake"):
+        follower.feed(memoryview(bytes([flags]) + bytes(8)))
+
+
 def test_between_messages_only_after_the_handshake_and_at_a_whole_message() -> None:
     """Something may be inserted at exactly the ends of the handshake and of messages."""
     parts = [b"a", b"", b"b" * 300]
@@ -110,9 +165,9 @@ def test_between_messages_only_after_the_handshake_and_at_a_whole_message() -> N
 @pytest.mark.parametrize(
     ("stream", "offence"),
     [
-        (frame(b"x" * 1001), "frame"),
-        (bytes([LONG]) + (1 << 40).to_bytes(8, "big"), "frame"),
-        (bytes([LONG | MORE]) + b"\xff" * 8, "frame"),
+        (frame(b"x" * 2001), "message"),
+        (bytes([LONG]) + (1 << 40).to_bytes(8, "big"), "message"),
+        (bytes([LONG | MORE]) + b"\xff" * 8, "message"),
         (frame(b"", flags=MORE) * 4 + frame(b""), "parts"),
         (message([b"x" * 1000, b"x" * 1000, b"x"]), "message"),
         (frame(b"x" * 101, flags=COMMAND), "command"),
