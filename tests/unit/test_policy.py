@@ -322,7 +322,8 @@ def test_an_administrator_forbids_workspaces_or_holds_their_size(tmp_path: Path)
     with pytest.raises(CeilingError, match="workspace = copy is above the ceiling of none"):
         parse({"workspace": "copy"}, ceilings)
     file.write_text('[ceilings]\nworkspace = "copy"\n')
-    assert parse({"workspace": "copy"}, read_ceilings({}, policy_file=str(file))).workspace == "copy"
+    ceilings = read_ceilings({}, policy_file=str(file))
+    assert parse({"workspace": "copy"}, ceilings).workspace == "copy"
     variable = {"EXECUTOR_ML_MAX_WORKSPACE_SIZE": "8m"}
     with pytest.raises(CeilingError, match="EXECUTOR_ML_MAX_WORKSPACE_SIZE"):
         parse({"workspace": "copy"}, read_ceilings(variable, policy_file=str(file)))
