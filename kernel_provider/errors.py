@@ -137,6 +137,12 @@ class StartError(SandboxError):
     fix = "run: executor-ml build (or raise startup_timeout on a slow machine)"
 
 
+class StartMemoryError(StartError):
+    """What a sandbox imports before it is ready takes more than its memory."""
+
+    fix = 'preload less, or raise "memory" in the kernelspec'
+
+
 class WardenError(SandboxError):
     """The process beside the sandbox is gone or does not answer."""
 

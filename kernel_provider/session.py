@@ -21,7 +21,7 @@ from kernel_provider.engines.docker import find_socket
 from kernel_provider.errors import SandboxError, WardenError
 from kernel_provider.folders import folder_name, runtime_root
 from kernel_provider.hardening import sandbox_spec
-from kernel_provider.link import GRACE, WARDEN_LOST, Death, Link, reap_later
+from kernel_provider.link import GRACE, Death, Link, reap_later
 from kernel_provider.policy import KernelPolicy
 from kernel_provider.warden.order import Order
 from kernel_provider.warden.rendezvous import BACKLOG, CHANNELS
@@ -215,7 +215,7 @@ class Session:
         if link is None:
             return
         link.connection.close()
-        if link.death is WARDEN_LOST:
+        if link.lost:
             # The next start of any kernel would sweep too, but may never come.
             shutil.rmtree(link.folder, ignore_errors=True)
             with suppress(SandboxError):
