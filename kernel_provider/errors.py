@@ -210,6 +210,12 @@ class WorkspaceImageError(SandboxError):
     fix = "run: executor-ml build (or set workspace to none)"
 
 
+class StartMemoryError(StartError):
+    """What a sandbox imports before it is ready takes more than its memory."""
+
+    fix = 'preload less, or raise "memory" in the kernelspec'
+
+
 class WardenError(SandboxError):
     """The process beside the sandbox is gone or does not answer."""
 

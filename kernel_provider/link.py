@@ -5,6 +5,7 @@ The connection is the lifeline as well: while it is open, the sandbox lives.
 
 import asyncio
 import json
+import math
 import socket
 import threading
 import time
@@ -51,12 +52,6 @@ class Death:
 STOPPED: Final = Death(
     name="KernelStopped", reason="the kernel was stopped.", remedy="", exit_code=-9, expected=True
 )
-WARDEN_LOST: Final = Death(
-    name="WardenLost",
-    reason="the process beside the sandbox ended, and the sandbox with it.",
-    remedy="Restart the kernel; the server's log may say more.",
-    exit_code=70,
-)
 NOT_GONE: Final = Death(
     name="SandboxLost",
     reason="the engine removed the sandbox, and processes of it are still there.",
@@ -65,12 +60,21 @@ NOT_GONE: Final = Death(
 )
 
 
+def _warden_lost(last_words: str) -> Death:
+    return Death(
+        name="WardenLost",
+        reason=f"the process beside the sandbox was killed, and the sandbox with it{last_words}.",
+        remedy="Restart the kernel; the system's log may say who did it, or what ran out.",
+        exit_code=70,
+    )
+
+
 class Link:
     """One sandbox, by its warden's words; ``pid`` is the warden's where it is our child.
 
     ``ready`` holds the sandbox's facts once it serves, ``error`` why it could not,
-    ``death`` how it ended, and ``gone`` turns true when nothing is left of it, or
-    nothing more will be heard.
+    ``death`` how it ended, and ``gone`` turns true when nothing is left of it, or when
+    nothing more can be heard: ``lost`` then, unless its warden said good-bye.
     ``subscribers`` counts the iopub clients that it had at its end, ``troubles`` says
     what the engine refused meanwhile.
     """
@@ -84,10 +88,13 @@ class Link:
         self.error: SandboxError | None = None
         self.death: Death | None = None
         self.gone = False
+        self.lost = False
         self.subscribers = 0
         self.troubles: list[str] = []
         self._buffer = b""
         self._lock = threading.Lock()
+        self._failure: SandboxError | None = None
+        self._patience = math.inf
 
     @classmethod
     def claim(
@@ -174,6 +181,8 @@ class Link:
         else:
             await _readable(ear, patience)
         self.listen()
+        if time.monotonic() > self._patience:
+            self.error = self.error or self._failure
 
     def hang_up(self) -> None:
         """Let go: who still waits hears no more. Twice is fine."""
@@ -187,16 +196,18 @@ class Link:
     def last_words(self) -> str:
         """The end of the warden's own complaints, if it left any."""
         try:
-            lines = Path(f"{self.folder}/log").read_text(encoding="utf-8").splitlines()
+            text = Path(f"{self.folder}/log").read_text(encoding="utf-8", errors="replace")
         except OSError:
             return ""
-        return f": {lines[-1]}" if lines else ""
+        lines = text.replace("%", "").split("\n")
+        return next((f": {line[:300]}" for line in reversed(lines) if line.strip()), "")
 
     def _take(self, data: bytes) -> None:
         if not data:
-            self.gone = True
+            self.gone = self.lost = True
+            self.error = self.error or self._failure
             if self.death is None and self.error is None:
-                self.death = WARDEN_LOST
+                self.death = _warden_lost(self.last_words())
             return
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         for line in lines:
@@ -207,7 +218,8 @@ class Link:
         if kind == "ready":
             self.ready = event
         elif kind == "failed":
-            self.error = from_wire(event)
+            self._failure = from_wire(event)  # an error once nothing is left, or it takes long
+            self._patience = time.monotonic() + GRACE
         elif kind == "refused":
             self.error = WardenError(reason="does not know this key")
         elif kind == "died":
@@ -217,6 +229,7 @@ class Link:
             self.troubles.append(event["text"])
         elif kind == "gone":
             self.gone = True
+            self.error = self.error or self._failure
             if not event["clean"]:
                 self.death = NOT_GONE
             elif self.death is None:

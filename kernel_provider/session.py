@@ -23,7 +23,7 @@ from kernel_provider.engines.docker import NAME_PREFIX, find_socket
 from kernel_provider.errors import WardenError
 from kernel_provider.folders import folder_name, runtime_root
 from kernel_provider.hardening import sandbox_spec
-from kernel_provider.link import GRACE, WARDEN_LOST, Death, Link
+from kernel_provider.link import GRACE, Death, Link
 from kernel_provider.policy import KernelPolicy
 from kernel_provider.warden.order import Order
 from kernel_provider.warden.rendezvous import BACKLOG, CHANNELS
@@ -251,7 +251,7 @@ class Session:
             self._subscribers = link.subscribers
         if link.pid is not None:
             reap_later(link.pid)
-        if link.death is WARDEN_LOST:
+        if link.lost:
             remove_remains(link.folder, self._environ)
 
     def _need(self) -> Link:

@@ -10,7 +10,7 @@ from kernel_provider.engines import Mount, SandboxSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """The sandbox, its engine, its folder, and how long (s) it may take to park.
+    """The sandbox, its engine, its folder, and how long (s) it may take to serve.
 
     ``folder`` holds the warden's socket ``w``; the spec mounts its sub-folder ``r``.
     """
