@@ -79,6 +79,11 @@ class Images:
         value: str | None = labels.get(name)
         return value
 
+    def names(self) -> list[str]:
+        """The names of all images of ours."""
+        found = self._api.images(filters={"label": f"{names.LABEL}={names.KIND_IMAGE}"})
+        return [name for entry in found for name in entry["RepoTags"] or ()]
+
     def pull(self, image: str) -> str | None:
         """Pull an image; return what went wrong, None if it is here now."""
         api = docker.APIClient(self._url, version="auto", timeout=PULL_SILENCE)
