@@ -1,25 +1,21 @@
 """What the README tells people to type works."""
 
 import json
-import os
 import re
-import shlex
-import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
-import nbformat
 import pytest
+from pages import blocks, commands, persons_folder, read, typed
 
 from kernel_provider.policy import Ceilings, KernelPolicy, parse_policy, read_ceilings
 from kernel_provider.warden import death
 
 pytestmark = pytest.mark.container
 
-ROOT = Path(__file__).parent.parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = read("README.md")
 
 SHOWN_ELSEWHERE = {
     "make demo": "test_demo.py runs it in the venv that make made",
@@ -29,58 +25,29 @@ SHOWN_ELSEWHERE = {
 }
 
 
-def blocks(language: str) -> list[str]:
-    """The README's code blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-
-
-def commands() -> list[str]:
-    """Every shell command of the README, without its comment."""
-    lines = [line.partition("  #")[0] for block in blocks("sh") for line in block.splitlines()]
-    return [line.partition(" # ")[0].strip() for line in lines if line.strip()]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A person's folder with a notebook."""
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(6 * 7)")])
-    nbformat.write(notebook, tmp_path / "notebook.ipynb")
-    return tmp_path
-
-
-@pytest.mark.parametrize("command", [c for c in commands() if c not in SHOWN_ELSEWHERE])
-def test_command_works(command: str, folder: Path, image: str) -> None:
+@pytest.mark.parametrize("command", [c for c in commands(README) if c not in SHOWN_ELSEWHERE])
+def test_command_works(command: str, tmp_path: Path, image: str) -> None:
     """Each command ends with success, as typed, in a folder with a notebook."""
     assert image
-    program, *words = shlex.split(command)
-    found = shutil.which(program, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    assert found, f"{program} is not installed"
-    done = subprocess.run(
-        [found, *words],
-        cwd=folder,
-        input="print(6 * 7)\nexit\n",
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    folder = persons_folder(tmp_path)
+    done = typed(command, folder)
     assert done.returncode == 0, done.stderr
-    if "notebook.ipynb" in words:
+    if "notebook.ipynb" in command:
         results = [*folder.glob("result.ipynb"), *folder.glob("notebook*.ipynb")]
         texts = [path.read_text(encoding="utf-8") for path in results]
-        assert command.startswith("jupyter execute") or any("42" in text for text in texts)
+        assert command.startswith("jupyter execute") or any("42\\n" in text for text in texts)
 
 
 def test_everything_is_run_or_shown_elsewhere() -> None:
     """No command of the README is exempt without being in it."""
-    assert set(SHOWN_ELSEWHERE) <= set(commands())
-    assert len(commands()) > len(SHOWN_ELSEWHERE) + 5
+    assert set(SHOWN_ELSEWHERE) <= set(commands(README))
+    assert len(commands(README)) > len(SHOWN_ELSEWHERE) + 5
 
 
 def test_python_works(image: str) -> None:
     """The Python example runs and prints a version of torch."""
     assert image
-    (example,) = blocks("python")
+    (example,) = blocks(README, "python")
     done = subprocess.run(
         [sys.executable, "-c", example], capture_output=True, text=True, timeout=120, check=False
     )
@@ -90,7 +57,7 @@ def test_python_works(image: str) -> None:
 
 def test_settings_are_real(tmp_path: Path) -> None:
     """The example is accepted, and the table names every setting with its default."""
-    (example,) = blocks("json")
+    (example,) = blocks(README, "json")
     config = json.loads(example)
     config["mounts"] = dict.fromkeys(config["mounts"], str(tmp_path))
     assert parse_policy(config, ceilings=Ceilings()).cpus == 2
@@ -105,7 +72,7 @@ def test_settings_are_real(tmp_path: Path) -> None:
 
 def test_policy_file_is_real(tmp_path: Path) -> None:
     """The administrator's example is understood."""
-    (example,) = blocks("toml")
+    (example,) = blocks(README, "toml")
     file = tmp_path / "policy.toml"
     file.write_text(example, encoding="utf-8")
     ceilings = read_ceilings({}, policy_file=str(file))
