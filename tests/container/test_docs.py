@@ -375,6 +375,7 @@ def check_body(body: dict[str, Any]) -> None:
         assert found
         assert all(one == json.loads(wanted) for one in found), path
     assert body["User"].split(":")[0] != "0"
+    assert body["Image"].startswith("sha256:")
     _, profile = body["HostConfig"]["SecurityOpt"]
     assert json.loads(profile.removeprefix("seccomp=")) == printed_profile()
 
