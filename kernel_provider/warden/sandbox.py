@@ -172,19 +172,28 @@ class Sandbox:
             words += "; its last words: " + " | ".join(lines.splitlines()).replace("%", "")
         return kind(reason=reason, last_words=words)
 
-    def not_unpacked(self, folder: str) -> WorkspaceError:
-        """Word a start that ended with the copy of ``folder``; the log may come late."""
-        lines: list[str] = []
+    def not_unpacked(self, folder: str, status: int | None) -> WorkspaceError | None:
+        """Word a start that ended with the copy of ``folder``; None if it was not that.
+
+        The launcher's words may come into the log a little later than its end is seen.
+        """
+        lines = [""]
 
         def is_told() -> bool:
             lines[:] = self.engine.last_lines(self.container, 1).split("\n")
             return bool(lines[0])
 
-        _until(is_told, LOGGED_WITHIN)
+        if self.group is not None and self.group.usage().oom_kills:
+            lines = ["it does not fit into its memory"]
+        elif status != names.NOT_UNPACKED:
+            return None
+        else:
+            _until(is_told, LOGGED_WITHIN)
         return WorkspaceError(
             folder=folder,
             reason=lines[0].replace("%", "") or "it does not fit there",
-            remedy="raise tmp_size, which is part of memory, or move data out of the folder",
+            remedy="raise memory, and tmp_size, which is part of it; or move data elsewhere, "
+            "and add that to mounts",
         )
 
     def ended(self, patience: float) -> ContainerState | None:

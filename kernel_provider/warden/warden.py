@@ -249,11 +249,9 @@ class Warden:
             return
         if self.relay is None:
             folder = (self._claim or {}).get("workspace")
-            if folder and status == names.NOT_UNPACKED:
-                self.fail(self.sandbox.not_unpacked(folder))
-                return
             kind = PreloadError if status == names.PRELOAD_FAILED else StartError
-            self.fail(self.sandbox.failure(_how_it_ended(status), kind=kind))
+            error = self.sandbox.not_unpacked(folder, status) if folder else None
+            self.fail(error or self.sandbox.failure(_how_it_ended(status), kind=kind))
             return
         self._ending = True
         usage = self.sandbox.group.usage() if self.sandbox.group else None
