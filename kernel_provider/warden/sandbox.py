@@ -210,21 +210,30 @@ class Sandbox:
         if wrong is not None:
             raise LimitNotHeldError(key=wrong, asked=asked[wrong], found=found[wrong])
 
-    def not_unpacked(self, folder: str) -> WorkspaceError:
-        """Word a start that ended with the copy of ``folder``; the log may come late."""
+    def not_unpacked(self, folder: str, status: int | None) -> WorkspaceError | None:
+        """Word a start that ended with the copy of ``folder``; None if it was not that.
+
+        The launcher's words may come into the log a little later than its end is seen.
+        """
         engine = self.engine.by(time.monotonic() + TOLD_WITHIN)
-        lines: list[str] = [""]
+        lines = [""]
 
         def is_told() -> bool:
             with suppress(EngineError):
                 lines[:] = engine.last_lines(self.container, 1).split("\n")
             return bool(lines[0])
 
-        _until(is_told, LOGGED_WITHIN)
+        if self.group is not None and self.group.usage().oom_kills:
+            lines = ["it does not fit into its memory"]
+        elif status != names.NOT_UNPACKED:
+            return None
+        else:
+            _until(is_told, LOGGED_WITHIN)
         return WorkspaceError(
             folder=folder,
             reason=lines[0].replace("%", "") or "it does not fit there",
-            remedy="raise tmp_size, which is part of memory, or move data out of the folder",
+            remedy="raise memory, and tmp_size, which is part of it; or move data elsewhere, "
+            "and add that to mounts",
         )
 
     def facts(self, status: int | None, *, oom_kills: int, violation: str) -> Facts:

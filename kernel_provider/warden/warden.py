@@ -12,7 +12,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from kernel_provider import names
 from kernel_provider.engines import Engine, SandboxSpec, open_engine
 from kernel_provider.errors import (
     EngineError,
@@ -312,10 +311,8 @@ class Warden:
         cause = decide(facts)
         if self.relay is None:
             folder = self.claim.workspace if self.claim is not None else ""
-            if folder and status == names.NOT_UNPACKED:
-                self.ending.fail(self.sandbox.not_unpacked(folder))
-                return
-            self.ending.fail(self.sandbox.start_error(cause, status))
+            error = self.sandbox.not_unpacked(folder, status) if folder else None
+            self.ending.fail(error or self.sandbox.start_error(cause, status))
             return
         asked = self.relay.shutdown_requested and cause.exit_code == 0
         self.ending.die(cause, expected=self._wanted or asked)

@@ -278,7 +278,7 @@ def test_a_kernel_that_cannot_start_says_why_in_the_browser(
     assert json.loads(body)["message"] == (
         "kernelspec typo: there is no setting 'memroy'; did you mean 'memory'?\n"
         "Fix: remove 'memroy' or use one of: image, memory, cpus, pids, tmp_size, shm_size,"
-        " mounts, env, preload, startup_timeout"
+        " workspace, workspace_size, mounts, env, preload, startup_timeout"
     )
     assert sandboxes(engine) == before
     assert json.loads(server.ask("GET", "/api/sessions")[1]) == []
