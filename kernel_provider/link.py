@@ -210,8 +210,11 @@ class Link:
                 self.death = _warden_lost(self.last_words())
             return
         *lines, self._buffer = (self._buffer + data).split(b"\n")
-        for line in lines:
-            self._on_event(json.loads(line))
+        try:
+            for line in lines:
+                self._on_event(json.loads(line))
+        except (ValueError, LookupError, TypeError):  # no warden of ours: nothing is believed
+            self._take(b"")
 
     def _on_event(self, event: dict[str, Any]) -> None:
         kind = event.pop("event")

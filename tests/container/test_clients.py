@@ -295,7 +295,7 @@ def test_the_servers_log_has_no_secret(server: Server) -> None:
     log = server.log.read_text()
     assert info["key"] not in log
     assert "JUPYTER_DATA_DIR" not in log
-    assert re.search(r"Sandbox of kernel \S+ serves", log)
+    assert re.search(r"Kernel \S+ runs in the container executor-ml-\d+", log)
 
 
 @pytest.mark.parametrize("kill", [False, True])

@@ -181,6 +181,18 @@ def test_a_warden_that_hangs_up_was_lost(bench: Bench) -> None:
     assert asyncio.run(bench.session.gone(5))
 
 
+@pytest.mark.parametrize(
+    "line", [b"nonsense", b"[]", b"{}", b'{"event": "died"}', b'{"event": "failed", "error": "x"}']
+)
+def test_nonsense_ends_the_listening(bench: Bench, line: bytes) -> None:
+    """A warden of another version, say: lost, and nobody who polls gets an error."""
+    bench.warden.sendall(line + b"\n")
+    death = bench.session.death
+    assert death is not None
+    assert death.name == "WardenLost"
+    assert asyncio.run(bench.session.gone(5))
+
+
 # --- a launch -------------------------------------------------------------------------
 
 
