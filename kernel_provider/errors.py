@@ -137,6 +137,14 @@ class StartError(SandboxError):
     fix = "run: executor-ml build (or raise startup_timeout on a slow machine)"
 
 
+class StaleError(SandboxError):
+    """A parked sandbox is not what would be started now; a launch goes on without it."""
+
+    exit_code = 70
+    summary = "the image {image} was replaced while a sandbox of it was parked"
+    fix = "start the kernel again"
+
+
 class WardenError(SandboxError):
     """The process beside the sandbox is gone or does not answer."""
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Final
 
@@ -35,13 +36,23 @@ THREAD_VARIABLES: Final = (
 where 64 took 1.7 s and 65 pids (D4)."""
 
 
-def sandbox_spec(policy: KernelPolicy, *, rendezvous: str) -> SandboxSpec:
-    """Give the whole request for one sandbox; ``rendezvous`` is a folder on the host."""
+def sandbox_spec(
+    policy: KernelPolicy,
+    *,
+    rendezvous: str,
+    kernelspec_env: Mapping[str, str] | None = None,
+    preload: Sequence[str] = (),
+) -> SandboxSpec:
+    """Give the whole request for one sandbox; ``rendezvous`` is a folder on the host.
+
+    ``preload`` names the modules that are imported before it is claimed.
+    """
     threads = str(max(1, math.ceil(policy.cpus)))
     env = dict.fromkeys(THREAD_VARIABLES, threads)
     env["TOKENIZERS_PARALLELISM"] = "false"
-    if policy.preload:
-        env["EXECUTOR_ML_PRELOAD"] = ",".join(policy.preload)
+    if preload:
+        env["EXECUTOR_ML_PRELOAD"] = ",".join(preload)
+    env.update(kernelspec_env or {})
     env.update(policy.env)
     mounts = [Mount(source=rendezvous, target=RENDEZVOUS_FOLDER)]
     mounts += [

@@ -64,6 +64,7 @@ class Link:
 
     ``ready`` holds the sandbox's facts once it serves, ``error`` why it could not,
     ``death`` how it ended, and ``gone`` turns true when nothing is left of it.
+    ``parked`` turns true when it lies on the shelf, and ``taken`` when another claimed it.
     ``subscribers`` counts the iopub clients that it had at its end, ``troubles`` says
     what the engine refused meanwhile.
     """
@@ -77,6 +78,8 @@ class Link:
         self.error: SandboxError | None = None
         self.death: Death | None = None
         self.gone = False
+        self.parked = False
+        self.taken = False
         self.subscribers = 0
         self.troubles: list[str] = []
         self._buffer = b""
@@ -86,8 +89,40 @@ class Link:
         cls, order: Order, claim: Mapping[str, Any], outer: Sequence[socket.socket]
     ) -> "Link":
         """Start a warden that finds the claim waiting: it never runs without a lifeline."""
+        return cls._start(order, claim, outer)
+
+    @classmethod
+    def park(cls, order: Order, *, kernel: str, ttl: float, stays: bool) -> "Link":
+        """Start a warden whose sandbox is to lie on the shelf for ``ttl`` seconds.
+
+        It ends with this connection, or ``stays`` without it.
+        """
+        keeper = 0 if stays else os.getpid()
+        words = {"op": "park", "kernel": kernel, "ttl": ttl, "keeper": keeper}
+        return cls._start(order, words, ())
+
+    @classmethod
+    def take(cls, folder: str, claim: Mapping[str, Any], outer: Sequence[socket.socket]) -> "Link":
+        """Claim a parked sandbox by its warden's folder; raise OSError where it is gone."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         line = json.dumps(claim).encode() + b"\n"
+        try:
+            connection.setblocking(False)  # noqa: FBT003
+            connection.connect(f"{folder}/w")
+            sent = socket.send_fds(connection, [line], [s.fileno() for s in outer])
+            if sent < len(line):
+                raise BlockingIOError
+        except BaseException:
+            connection.close()
+            raise
+        return cls(connection, folder)
+
+    @classmethod
+    def _start(
+        cls, order: Order, words: Mapping[str, Any], outer: Sequence[socket.socket]
+    ) -> "Link":
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        line = json.dumps(words).encode() + b"\n"
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
                 listener.bind(f"{order.folder}/w")
@@ -177,6 +212,10 @@ class Link:
         kind = event.pop("event")
         if kind == "ready":
             self.ready = event
+        elif kind == "parked":
+            self.parked = True
+        elif kind == "taken":
+            self.taken = True
         elif kind == "failed":
             self.error = from_wire(event)
         elif kind == "died":

@@ -43,6 +43,8 @@ class KernelPolicy:
     mounts: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     preload: tuple[str, ...] = ()
+    pool: int = 1
+    park_ttl: float = 3600.0
     startup_timeout: float = 55.0
 
 
@@ -141,6 +143,8 @@ _PARSERS: Final[Mapping[str, Callable[[object], Any]]] = {
     "mounts": _parse_mapping,
     "env": _parse_env,
     "preload": _parse_texts,
+    "pool": _parse_count,
+    "park_ttl": _parse_number,
     "startup_timeout": _parse_number,
 }
 
@@ -150,6 +154,8 @@ _LEAST: Final[Mapping[str, float]] = {
     "pids": 32,
     "tmp_size": MIB,
     "shm_size": MIB,
+    "pool": 0,
+    "park_ttl": 1,
     "startup_timeout": 1,
 }
 """Below these no kernel can start: ipykernel alone has 15 threads and 60 MB."""

@@ -101,7 +101,8 @@ class SandboxProvisioner(KernelProvisionerBase):
             self.session.launch(
                 self.policy,
                 key=self._key(),
-                env=self._claim_environment(kwargs.get("env") or {}),
+                env=self._passed_on(kwargs.get("env") or {}),
+                kernelspec_env=self._own_variables(kwargs.get("env") or {}),
             )
             facts = await self.session.launched(self.policy.startup_timeout)
         except BaseException:
@@ -110,10 +111,14 @@ class SandboxProvisioner(KernelProvisionerBase):
         self.log.info("Sandbox of kernel %s serves: %s", self.kernel_id, dict(facts))
         return self.connection_info
 
-    def _claim_environment(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """The kernelspec's own variables, and the few of the client's that may pass."""
-        allowed = {*PASSED_ON, *(self.kernel_spec.env if self.kernel_spec else ())}
-        return {name: environ[name] for name in sorted(allowed) if name in environ}
+    def _passed_on(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """The few variables of the client's that may pass."""
+        return {name: environ[name] for name in PASSED_ON if name in environ}
+
+    def _own_variables(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """The kernelspec's own variables, with the client's values put in."""
+        own = self.kernel_spec.env if self.kernel_spec else ()
+        return {name: environ[name] for name in sorted(own) if name in environ}
 
     async def poll(self) -> int | None:
         """Exit code of a kernel that ended, None of one that runs. No engine is asked."""

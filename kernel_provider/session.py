@@ -11,21 +11,25 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from kernel_provider.engines import Engine, open_engine
 from kernel_provider.engines.docker import find_socket
 from kernel_provider.errors import SandboxError, WardenError
 from kernel_provider.folders import folder_name, runtime_root
-from kernel_provider.hardening import sandbox_spec
 from kernel_provider.link import GRACE, WARDEN_LOST, Death, Link, reap_later
 from kernel_provider.policy import KernelPolicy
-from kernel_provider.warden.order import Order
+from kernel_provider.recipe import Recipe
+from kernel_provider.warden import shelf
 from kernel_provider.warden.rendezvous import BACKLOG, CHANNELS
 from kernel_provider.warden.sweep import sweep, sweep_folders
+
+WARM_PATIENCE: Final = 2.0
+"""Seconds for a parked sandbox to take a claim; it needs a hundredth of that."""
 
 
 class Session:
@@ -46,6 +50,8 @@ class Session:
             Path(self.folder).mkdir(mode=0o700)
             self._outer = [self._listen(number) for number in range(1, len(CHANNELS) + 1)]
         self._link: Link | None = None
+        self._warm = False
+        self._begin_cold: Callable[[], Link]
 
     @property
     def ip(self) -> str:
@@ -74,25 +80,23 @@ class Session:
     # --- starting ---------------------------------------------------------------------
 
     def launch(
-        self, policy: KernelPolicy, *, key: str, env: Mapping[str, str], cwd: str = ""
+        self,
+        policy: KernelPolicy,
+        *,
+        key: str,
+        env: Mapping[str, str],
+        kernelspec_env: Mapping[str, str],
+        cwd: str = "",
     ) -> None:
-        """Start a warden and claim its sandbox; ``launched`` waits for the outcome.
+        """Claim a parked sandbox or a new one; ``launched`` waits for the outcome.
 
-        ``env`` and ``cwd`` are brought by the claim, ``key`` signs messages. Raises
+        ``env`` and ``cwd`` are brought by the claim, ``kernelspec_env`` is there from the
+        start, ``key`` signs messages. Raises
         EngineError where no engine can be found.
         """
         if not self._outer:
             self._take_over_paths()
-        address = find_socket(self._environ)
-        folder = f"{self._root}/{folder_name('w')}"
-        Path(folder).mkdir(mode=0o700)
-        order = Order(
-            engine="docker",
-            address=address,
-            spec=sandbox_spec(policy, rendezvous=f"{folder}/r"),
-            folder=folder,
-            startup_timeout=policy.startup_timeout,
-        )
+        recipe = Recipe(policy=policy, address=find_socket(self._environ), env=kernelspec_env)
         claim = {
             "op": "claim",
             "key": key,
@@ -101,10 +105,25 @@ class Session:
             "subscribers": self._link.subscribers if self._link is not None else 0,
         }
         self._forget()
+        self._begin_cold = partial(self._start_cold, recipe, claim)
+        self._link = self._take_warm(recipe.digest(), claim) or self._begin_cold()
+
+    def _take_warm(self, digest: str, claim: Mapping[str, Any]) -> Link | None:
+        """Claim what lies on the shelf; None where nothing alive does."""
+        while (folder := shelf.take(self._root, digest)) is not None:
+            with suppress(OSError):
+                link = Link.take(folder, claim, self._outer)
+                self._warm = True
+                return link
+        return None
+
+    def _start_cold(self, recipe: Recipe, claim: Mapping[str, Any]) -> Link:
+        self._warm = False
+        order = recipe.order(self._root)
         try:
-            self._link = Link.claim(order, claim, self._outer)
+            return Link.claim(order, claim, self._outer)
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(order.folder, ignore_errors=True)
             raise
 
     async def launched(self, patience: float) -> Mapping[str, Any]:
@@ -112,8 +131,17 @@ class Session:
 
         Raises the error that ended the start; by then nothing of it is left.
         """
+        if self._warm:
+            try:
+                return await self._served(WARM_PATIENCE)
+            except SandboxError:  # dead, outdated or stuck: as if it had not lain there
+                self._forget()
+                self._link = self._begin_cold()
+        return await self._served(patience + GRACE)
+
+    async def _served(self, patience: float) -> Mapping[str, Any]:
         link = self._need()
-        deadline = time.monotonic() + patience + GRACE
+        deadline = time.monotonic() + patience
         while link.ready is None:
             await link.hear(deadline)
             if link.error is not None:
@@ -121,7 +149,7 @@ class Session:
             if link.gone or link.death is not None:
                 raise WardenError(reason="ended while it was starting" + link.last_words())
             if time.monotonic() > deadline:
-                raise WardenError(reason=f"was silent for {patience + GRACE:g} s")
+                raise WardenError(reason=f"was silent for {patience:g} s")
         return link.ready
 
     # --- running ----------------------------------------------------------------------

@@ -37,6 +37,7 @@ class Sandbox:
             spec, labels={**spec.labels, names.LABEL_WARDEN: cgroup.identity(os.getpid())}
         )
         self.container = ""
+        self.image_id = ""
         self.uid = 0
         self.pid = 0
         self.group: cgroup.Cgroup | None = None
@@ -54,6 +55,7 @@ class Sandbox:
         found = image.labels.get(names.LABEL_PROTOCOL, "none")
         if found != str(names.PROTOCOL):
             raise ImageProtocolError(image=self.spec.image, found=found, expected=names.PROTOCOL)
+        self.image_id = image.id
         self._create(image.id)
         self.engine.start(self.container)
         state = self.engine.inspect(self.container)

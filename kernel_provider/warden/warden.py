@@ -6,11 +6,12 @@ import os
 import signal
 import socket
 import threading
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from kernel_provider.engines import Engine, open_engine
-from kernel_provider.errors import EngineError, SandboxError, WardenError
+from kernel_provider.errors import EngineError, SandboxError, StaleError, WardenError
 from kernel_provider.warden.cgroup import Usage
 from kernel_provider.warden.loop import Loop, Timer
 from kernel_provider.warden.owners import Owner, Owners
@@ -44,6 +45,8 @@ class Warden:
         self.key = ""
         self._claim: dict[str, Any] | None = None
         self._claimant: Owner | None = None
+        self._park: dict[str, Any] | None = None
+        self._keeper: Owner | None = None
         self._parked = False
         self._ending = False
         self._wanted = False
@@ -96,8 +99,45 @@ class Warden:
         self._deadline.cancel()
         if self._claim is not None:
             self.pass_claim()
+        elif self._park is not None:
+            self.lie_down(self._park)
         else:
             self._deadline = self.loop.after(UNCLAIMED, self.on_timeout)
+
+    def lie_down(self, park: dict[str, Any]) -> None:
+        """Go on the shelf, until somebody's claim comes or the time is over."""
+        from kernel_provider.warden import shelf  # noqa: PLC0415
+
+        assert self.sandbox is not None
+        now = time.time()
+        entry = shelf.Entry(
+            folder=self.order.folder,
+            digest=self.order.digest,
+            kernel=park["kernel"],
+            container=self.sandbox.container,
+            pid=self.sandbox.pid,
+            memory=self.spec.memory,
+            since=now,
+            until=now + park["ttl"],
+            keeper=park["keeper"],
+        )
+        shelf.put(entry)
+        self.owners.say({"event": "parked"})
+        self._deadline = self.loop.after(park["ttl"], self.end)
+
+    def get_up(self) -> None:
+        """Leave the shelf: claimed, or at the end."""
+        if self._park is None:
+            return
+        from kernel_provider.warden import shelf  # noqa: PLC0415
+
+        shelf.withdraw(self.order.folder, self.order.digest)
+        self._park = None
+        if self._keeper is not None:
+            self._keeper.say({"event": "taken"})
+            self._keeper.holds = False
+            self._keeper.close()
+            self._keeper = None
 
     def start_limited(self) -> None:
         """Start again where the engine can't close a limit, closed from the start (D4)."""
@@ -164,6 +204,10 @@ class Warden:
         kind = order["op"]
         if kind == "claim":
             self.on_claim(owner, order)
+        elif kind == "park":
+            self._park = order
+            if order["keeper"]:
+                self._keeper, owner.holds = owner, True
         elif kind == "attach":
             same = bool(self.key) and order["key"] == self.key and self.relay is not None
             uid = self.sandbox.uid if self.sandbox is not None else 0
@@ -190,10 +234,22 @@ class Warden:
             self.answer_failure()
         elif self._parked:
             self.pass_claim()
+            self.get_up()
+            self.see_that_it_is_fresh()
+
+    def see_that_it_is_fresh(self) -> None:
+        """While the kernel takes the claim: is what it was made of still what is meant?"""
+        assert self.sandbox is not None
+        try:
+            now = self.sandbox.engine.image(self.spec.image).id
+            if now != self.sandbox.image_id:
+                self.fail(StaleError(image=self.spec.image))
+        except SandboxError as error:
+            self.fail(error)
 
     def on_no_owner(self) -> None:
         """Nobody is left who could want this sandbox."""
-        if self._claim is not None:
+        if self._claim is not None or self._park is not None:
             self.end()
 
     def signal(self, name: str) -> None:
@@ -283,6 +339,7 @@ class Warden:
             return
         self._ending = True
         self._failure = error
+        self.get_up()
         self._deadline.cancel()
         # the sandbox goes first: whoever hears of the failure finds nothing left of it
         self.remove()
@@ -302,6 +359,7 @@ class Warden:
         if self._ending:
             return
         self._ending = True
+        self.get_up()
         self.finish()
 
     def finish(self) -> None:
