@@ -20,6 +20,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "run": ("kernel_provider.commands.run", "run a notebook in a sandbox and save it"),
     "install": ("kernel_provider.commands.install", "write a kernelspec with its own limits"),
     "policy": ("kernel_provider.commands.policy", "show every setting in force, and who set it"),
+    "pool": ("kernel_provider.commands.pool", "park sandboxes, so that kernels open at once"),
     "ps": ("kernel_provider.commands.ps", "show running sandboxes and what they use"),
     "doctor": ("kernel_provider.commands.doctor", "find what is wrong here, and mend it"),
     "completion": ("kernel_provider.commands.completion", "print a script for tab completion"),

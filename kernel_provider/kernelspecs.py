@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import Template
 from typing import Any, Final
 
 from kernel_provider.errors import SandboxError
@@ -43,6 +44,7 @@ class Kernelspec:
     argv: tuple[str, ...] = ()
     display_name: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
     problem: str = ""
 
     @property
@@ -53,6 +55,10 @@ class Kernelspec:
     def policy(self, ceilings: Ceilings) -> KernelPolicy:
         """What its kernels get. Raises the error that would end a launch."""
         return parse_policy(self.config, ceilings=ceilings, source=self.source)
+
+    def variables(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """Its own variables, filled in from the client's as Jupyter does."""
+        return {name: Template(text).safe_substitute(environ) for name, text in self.env.items()}
 
 
 def read_file(name: str, folder: Path) -> Kernelspec | None:
@@ -80,8 +86,9 @@ def read_file(name: str, folder: Path) -> Kernelspec | None:
             argv=tuple(str(word) for word in spec["argv"]),
             display_name=str(spec.get("display_name", "")),
             config=config,
+            env={str(name): str(value) for name, value in spec.get("env", {}).items()},
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         problem = f"kernel.json is not a kernelspec ({type(error).__name__}: {error})"
         return Kernelspec(name=name, folder=str(folder), problem=problem)
 

@@ -22,6 +22,8 @@ from kernel_provider.warden.rendezvous import BACKLOG
 
 GRACE: Final = 5.0
 """Seconds for an answer that a warden has at hand."""
+TAKEN_WITHIN: Final = 0.5
+"""Seconds that a parked sandbox's warden has to read a claim that a buffer can't hold."""
 
 _BOOT: Final = (
     "import sys; sys.path.append(sys.argv[1]); from kernel_provider.warden.main import main; main()"
@@ -107,11 +109,10 @@ class Link:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         line = json.dumps(claim).encode() + b"\n"
         try:
-            connection.setblocking(False)  # noqa: FBT003
+            connection.settimeout(TAKEN_WITHIN)
             connection.connect(f"{folder}/w")
             sent = socket.send_fds(connection, [line], [s.fileno() for s in outer])
-            if sent < len(line):
-                raise BlockingIOError
+            connection.sendall(line[sent:])
         except BaseException:
             connection.close()
             raise

@@ -108,8 +108,18 @@ class SandboxProvisioner(KernelProvisionerBase):
         except BaseException:
             self._drop()
             raise
+        if self.session.recipe is not None and self._is_a_servers():
+            from kernel_provider.pool import keeper  # noqa: PLC0415  for servers only
+
+            keeper.of_this_process().want(self.session.recipe, self._kernel_name)
         self.log.info("Sandbox of kernel %s serves: %s", self.kernel_id, dict(facts))
         return self.connection_info
+
+    def _is_a_servers(self) -> bool:
+        """Whether whoever started this kernel will start more: a manager of many."""
+        from jupyter_client.multikernelmanager import MultiKernelManager  # noqa: PLC0415
+
+        return isinstance(getattr(self.parent, "parent", None), MultiKernelManager)
 
     def _passed_on(self, environ: Mapping[str, str]) -> dict[str, str]:
         """The few variables of the client's that may pass."""

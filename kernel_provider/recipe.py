@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -56,7 +56,9 @@ class Recipe:
 
     def digest(self) -> str:
         """Name what a parked sandbox of this recipe can stand in for."""
-        spec = sandbox_spec(self.policy, rendezvous="", kernelspec_env=self.env)
+        # these make no difference to a sandbox that is there
+        policy = replace(self.policy, pool=0, park_ttl=0.0, startup_timeout=0.0)
+        spec = sandbox_spec(policy, rendezvous="", kernelspec_env=self.env)
         lives = [_place(path)[:2] for path in self.policy.mounts.values()]
         lives.append(_place(self.address))
         text = json.dumps([asdict(spec), self.policy.preload, lives, __version__], sort_keys=True)

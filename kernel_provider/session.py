@@ -52,6 +52,7 @@ class Session:
         self._link: Link | None = None
         self._warm = False
         self._begin_cold: Callable[[], Link]
+        self.recipe: Recipe | None = None
 
     @property
     def ip(self) -> str:
@@ -85,7 +86,7 @@ class Session:
         *,
         key: str,
         env: Mapping[str, str],
-        kernelspec_env: Mapping[str, str],
+        kernelspec_env: Mapping[str, str] | None = None,
         cwd: str = "",
     ) -> None:
         """Claim a parked sandbox or a new one; ``launched`` waits for the outcome.
@@ -96,7 +97,7 @@ class Session:
         """
         if not self._outer:
             self._take_over_paths()
-        recipe = Recipe(policy=policy, address=find_socket(self._environ), env=kernelspec_env)
+        recipe = Recipe(policy=policy, address=find_socket(self._environ), env=kernelspec_env or {})
         claim = {
             "op": "claim",
             "key": key,
@@ -106,13 +107,19 @@ class Session:
         }
         self._forget()
         self._begin_cold = partial(self._start_cold, recipe, claim)
+        self.recipe = recipe
         self._link = self._take_warm(recipe.digest(), claim) or self._begin_cold()
 
     def _take_warm(self, digest: str, claim: Mapping[str, Any]) -> Link | None:
         """Claim what lies on the shelf; None where nothing alive does."""
         while (folder := shelf.take(self._root, digest)) is not None:
-            with suppress(OSError):
+            try:
                 link = Link.take(folder, claim, self._outer)
+            except ConnectionRefusedError:  # killed: nobody else will tidy up after it
+                shutil.rmtree(folder, ignore_errors=True)
+            except OSError:
+                continue
+            else:
                 self._warm = True
                 return link
         return None

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
 from kernel_provider import kernelspecs, names
+from kernel_provider.commands.table import columns
 from kernel_provider.kernelspecs import Kernelspec
 from kernel_provider.policy import LIMITS, Ceilings, KernelPolicy, read_ceilings, show
 
@@ -96,11 +97,7 @@ def table(settings: Sequence[Setting]) -> str:
         )
         for s in settings
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    return columns(rows)
 
 
 def text(key: str, value: Any) -> str:

@@ -17,11 +17,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 from kernel_provider.errors import SandboxError
 from kernel_provider.folders import runtime_root
-from kernel_provider.link import Link, reap_later
+from kernel_provider.link import WARDEN_LOST, Link, reap_later
+from kernel_provider.policy import parse_size
 from kernel_provider.pool.plan import Want, plan
 from kernel_provider.recipe import Recipe
 from kernel_provider.warden import shelf
@@ -30,7 +32,7 @@ QUIET: Final = 2.0
 """Seconds after a launch in which nothing is parked: the notebook's first cells go first."""
 SHARE: Final = 0.25
 """Of this machine's memory, what parked sandboxes may take by their limits."""
-CEILING_VARIABLE: Final = "EXECUTOR_ML_POOL_MEMORY"
+CEILING_VARIABLE: Final = "EXECUTOR_ML_MAX_POOL_MEMORY"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +71,9 @@ class Keeper:
         with self._lock:
             now = time.monotonic()
             self._quiet_until = now + QUIET
-            self._forget(recipe)
             until = now + recipe.policy.park_ttl
-            self._wishes.insert(0, _Wish(recipe=recipe, kernel=kernel, until=until))
+            others = [wish for wish in self._wishes if wish.recipe != recipe]
+            self._wishes = [_Wish(recipe=recipe, kernel=kernel, until=until), *others]
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._run, name="executor-ml-keeper", daemon=True
@@ -85,13 +87,16 @@ class Keeper:
         self._rouse()
         if self._thread is not None:
             self._thread.join()
+        self._woken.close()
+        self._wake.close()
 
     def _rouse(self) -> None:
         with suppress(OSError):
             self._wake.send(b".")
 
     def _forget(self, recipe: Recipe) -> None:
-        self._wishes = [wish for wish in self._wishes if wish.recipe != recipe]
+        with self._lock:
+            self._wishes = [wish for wish in self._wishes if wish.recipe != recipe]
 
     def _run(self) -> None:
         while not self._ended:
@@ -112,6 +117,8 @@ class Keeper:
                 _drop(link)
                 if link.error is not None:
                     self._give_up(wish, link.error)
+                elif not link.taken:  # its time was over, or somebody ended it
+                    self._forget(wish.recipe)
         with self._lock:
             now = time.monotonic()
             self._wishes = [wish for wish in self._wishes if wish.until > now]
@@ -152,16 +159,25 @@ class Keeper:
         """What can't be parked is not tried again before the next launch of it."""
         reason = str(error).partition("\n")[0]
         self._log.warning("No sandbox of kernel %s is kept warm: %s", wish.kernel, reason)
-        with self._lock:
-            self._forget(wish.recipe)
+        self._forget(wish.recipe)
 
 
 def _drop(link: Link) -> None:
     link.connection.close()
+    if link.death is WARDEN_LOST:
+        shutil.rmtree(link.folder, ignore_errors=True)
     if link.pid is not None:
         reap_later(link.pid)
 
 
-def machine_share(environ: Mapping[str, str]) -> int:
-    """Bytes that parked sandboxes may take: a share of the machine's, or as told."""
+def memory_ceiling(environ: Mapping[str, str]) -> int:
+    """Bytes that all parked sandboxes of a user may take: as told, or a share of all."""
+    if CEILING_VARIABLE in environ:
+        return parse_size(environ[CEILING_VARIABLE])
     return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * SHARE)
+
+
+@cache
+def of_this_process() -> Keeper:
+    """The one keeper that all kernels of this process share."""
+    return Keeper(os.environ, ceiling=memory_ceiling(os.environ))

@@ -53,18 +53,14 @@ def take(root: str, digest: str) -> str | None:
     """
     names = [name for name in _names(root) if name.split(".")[1] == digest]
     for name in sorted(names, key=lambda name: _age(f"{root}/{name}")):
-        try:
-            os.unlink(f"{root}/{name}")
-        except FileNotFoundError:
-            continue
-        return f"{root}/{name.split('.')[2]}"
+        if _remove(f"{root}/{name}"):
+            return f"{root}/{name.split('.')[2]}"
     return None
 
 
-def withdraw(folder: str, digest: str) -> None:
-    """Take a certain one off the shelf. Twice is fine."""
-    with suppress(FileNotFoundError):
-        os.unlink(_path(folder, digest))
+def withdraw(folder: str, digest: str) -> bool:
+    """Take a certain one off the shelf; false where somebody has."""
+    return _remove(_path(folder, digest))
 
 
 def entries(root: str) -> tuple[Entry, ...]:
@@ -80,8 +76,15 @@ def sweep(root: str) -> None:
     """Remove entries whose warden's folder is gone: those of wardens that were killed."""
     for name in _names(root):
         if not os.path.isdir(f"{root}/{name.split('.')[2]}"):
-            with suppress(FileNotFoundError):
-                os.unlink(f"{root}/{name}")
+            _remove(f"{root}/{name}")
+
+
+def _remove(path: str) -> bool:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _path(folder: str, digest: str) -> str:

@@ -125,19 +125,19 @@ class Warden:
         self.owners.say({"event": "parked"})
         self._deadline = self.loop.after(park["ttl"], self.end)
 
-    def get_up(self) -> None:
-        """Leave the shelf: claimed, or at the end."""
-        if self._park is None:
-            return
-        from kernel_provider.warden import shelf  # noqa: PLC0415
+    def leave_shelf(self) -> None:
+        """Be nobody's to claim any more. Twice is fine."""
+        if self._park is not None:
+            from kernel_provider.warden import shelf  # noqa: PLC0415
 
-        shelf.withdraw(self.order.folder, self.order.digest)
-        self._park = None
+            shelf.withdraw(self.order.folder, self.order.digest)
+
+    def thank_keeper(self) -> None:
+        """Tell whoever parked this that it is taken; it holds nothing any more."""
         if self._keeper is not None:
             self._keeper.say({"event": "taken"})
             self._keeper.holds = False
             self._keeper.close()
-            self._keeper = None
 
     def start_limited(self) -> None:
         """Start again where the engine can't close a limit, closed from the start (D4)."""
@@ -205,9 +205,7 @@ class Warden:
         if kind == "claim":
             self.on_claim(owner, order)
         elif kind == "park":
-            self._park = order
-            if order["keeper"]:
-                self._keeper, owner.holds = owner, True
+            self.on_park(owner, order)
         elif kind == "attach":
             same = bool(self.key) and order["key"] == self.key and self.relay is not None
             uid = self.sandbox.uid if self.sandbox is not None else 0
@@ -220,6 +218,14 @@ class Warden:
             threading.Thread(target=self.signal, args=(order["signal"],), daemon=True).start()
         elif kind == "stop":
             self.end()
+
+    def on_park(self, owner: Owner, order: dict[str, Any]) -> None:
+        """Lie on the shelf once everything is imported, for somebody to claim."""
+        self._park = order
+        if order["keeper"]:
+            self._keeper, owner.holds = owner, True
+        if self._failure is not None:
+            self.answer_failure()
 
     def on_claim(self, owner: Owner, order: dict[str, Any]) -> None:
         """The first one wins, and its connection is the lifeline from now on."""
@@ -234,11 +240,12 @@ class Warden:
             self.answer_failure()
         elif self._parked:
             self.pass_claim()
-            self.get_up()
+            self.leave_shelf()
+            self.thank_keeper()
             self.see_that_it_is_fresh()
 
     def see_that_it_is_fresh(self) -> None:
-        """While the kernel takes the claim: is what it was made of still what is meant?"""
+        """See, while the kernel takes the claim, whether its image is still the one meant."""
         assert self.sandbox is not None
         try:
             now = self.sandbox.engine.image(self.spec.image).id
@@ -339,11 +346,11 @@ class Warden:
             return
         self._ending = True
         self._failure = error
-        self.get_up()
+        self.leave_shelf()
         self._deadline.cancel()
         # the sandbox goes first: whoever hears of the failure finds nothing left of it
         self.remove()
-        if self._claim is not None:
+        if self._claim is not None or self._park is not None:
             self.answer_failure()
         else:
             self.loop.after(UNHEARD, self.loop.stop)
@@ -359,7 +366,7 @@ class Warden:
         if self._ending:
             return
         self._ending = True
-        self.get_up()
+        self.leave_shelf()
         self.finish()
 
     def finish(self) -> None:

@@ -94,8 +94,8 @@ def test_many_takers_get_each_once(tmp_path: Path) -> None:
 def test_withdrawn_and_swept(tmp_path: Path) -> None:
     """A warden takes its own entry back; one whose folder is gone goes with the sweep."""
     mine, dead = lay(tmp_path, "w-1-2-a"), lay(tmp_path, "w-1-2-b", since=1.0)
-    shelf.withdraw(mine.folder, mine.digest)
-    shelf.withdraw(mine.folder, mine.digest)
+    assert shelf.withdraw(mine.folder, mine.digest)
+    assert not shelf.withdraw(mine.folder, mine.digest)
     Path(dead.folder).rmdir()
     assert len(shelf.entries(str(tmp_path))) == 1
     shelf.sweep(str(tmp_path))
