@@ -41,17 +41,19 @@ def sandbox_spec(
     *,
     rendezvous: str,
     kernelspec_env: Mapping[str, str] | None = None,
-    preload: Sequence[str] = (),
+    warm: Sequence[str] = (),
 ) -> SandboxSpec:
     """Give the whole request for one sandbox; ``rendezvous`` is a folder on the host.
 
-    ``preload`` names the modules that are imported before it is claimed.
+    ``warm`` names modules to import before it is claimed, where the image has them.
     """
     threads = str(max(1, math.ceil(policy.cpus)))
     env = dict.fromkeys(THREAD_VARIABLES, threads)
     env["TOKENIZERS_PARALLELISM"] = "false"
-    if preload:
-        env["EXECUTOR_ML_PRELOAD"] = ",".join(preload)
+    if policy.preload:
+        env["EXECUTOR_ML_PRELOAD"] = ",".join(policy.preload)
+    if warm:
+        env["EXECUTOR_ML_WARM"] = ",".join(warm)
     env.update(kernelspec_env or {})
     env.update(policy.env)
     mounts = [Mount(source=rendezvous, target=RENDEZVOUS_FOLDER)]

@@ -21,7 +21,7 @@ from kernel_provider.policy import KernelPolicy
 from kernel_provider.warden.order import Order
 
 WARM: Final = ("torch", "transformers", "transformers.pipelines")
-"""Imported while a sandbox is parked, where the image has them: with these a first
+"""Imported while a sandbox is parked that has no ``preload`` of its own: with these a first
 ``pipeline(...)`` call imports little more than its model's own modules."""
 
 
@@ -47,7 +47,7 @@ class Recipe:
                 self.policy,
                 rendezvous=f"{folder}/r",
                 kernelspec_env=self.env,
-                preload=(self.policy.preload or WARM) if parked else (),
+                warm=WARM if parked and not self.policy.preload else (),
             ),
             folder=folder,
             startup_timeout=self.policy.startup_timeout,
@@ -61,7 +61,7 @@ class Recipe:
         spec = sandbox_spec(policy, rendezvous="", kernelspec_env=self.env)
         lives = [_place(path)[:2] for path in self.policy.mounts.values()]
         lives.append(_place(self.address))
-        text = json.dumps([asdict(spec), self.policy.preload, lives, __version__], sort_keys=True)
+        text = json.dumps([asdict(spec), lives, __version__], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
