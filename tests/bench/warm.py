@@ -60,8 +60,8 @@ def local_python(folder: Path) -> Path:
     done, python = folder / wheels[0].parent.name, folder / "bin" / "python"
     if not done.exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        install = [python, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", *wheels]
-        subprocess.run(install, check=True)
+        install = [python, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
+        subprocess.run([*map(str, install), *map(str, wheels)], check=True)
         done.touch()
     return python
 
