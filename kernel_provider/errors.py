@@ -216,6 +216,14 @@ class StartMemoryError(StartError):
     fix = 'preload less, or raise "memory" in the kernelspec'
 
 
+class StaleError(SandboxError):
+    """A parked sandbox is not what would be started now; a launch goes on without it."""
+
+    exit_code = 70
+    summary = "the image {image} was replaced while a sandbox of it was parked"
+    fix = "start the kernel again"
+
+
 class WardenError(SandboxError):
     """The process beside the sandbox is gone or does not answer."""
 

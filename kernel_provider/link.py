@@ -6,6 +6,7 @@ The connection is the lifeline as well: while it is open, the sandbox lives.
 import asyncio
 import json
 import math
+import os
 import socket
 import threading
 import time
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 GRACE: Final = 5.0
 """Seconds for an answer that a warden has at hand."""
-
 SLICE: Final = 0.1
 """Seconds after which a waiter looks up: another may have taken in what was said."""
 
@@ -75,6 +75,7 @@ class Link:
     ``ready`` holds the sandbox's facts once it serves, ``error`` why it could not,
     ``death`` how it ended, and ``gone`` turns true when nothing is left of it, or when
     nothing more can be heard: ``lost`` then, unless its warden said good-bye.
+    ``parked`` turns true when it lies on the shelf, and ``taken`` when another claimed it.
     ``subscribers`` counts the iopub clients that it had at its end, ``troubles`` says
     what the engine refused meanwhile.
     """
@@ -89,6 +90,8 @@ class Link:
         self.death: Death | None = None
         self.gone = False
         self.lost = False
+        self.parked = False
+        self.taken = False
         self.subscribers = 0
         self.troubles: list[str] = []
         self._buffer = b""
@@ -106,6 +109,34 @@ class Link:
         can fail once it runs. Raises EnvironmentTooLargeError where the claim would have to
         wait for its reader.
         """
+        return cls._start(order, claim, brought)
+
+    @classmethod
+    def park(cls, order: Order, *, kernel: str, ttl: float, stays: bool) -> "Link":
+        """Start a warden whose sandbox is to lie on the shelf for ``ttl`` seconds.
+
+        It ends with this connection, or ``stays`` without it.
+        """
+        keeper = 0 if stays else os.getpid()
+        return cls._start(order, {"op": "park", "kernel": kernel, "ttl": ttl, "keeper": keeper}, ())
+
+    @classmethod
+    def take(cls, folder: str, claim: Mapping[str, Any], brought: "Sequence[HasFileno]") -> "Link":
+        """Claim a parked sandbox by its warden's folder; raise OSError where it is gone."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.setblocking(False)  # noqa: FBT003
+            connection.connect(f"{folder}/w")
+            _send(connection, claim, brought)
+        except BaseException:
+            connection.close()
+            raise
+        return cls(connection, folder)
+
+    @classmethod
+    def _start(
+        cls, order: Order, words: Mapping[str, Any], brought: "Sequence[HasFileno]"
+    ) -> "Link":
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.setblocking(False)  # noqa: FBT003
@@ -113,7 +144,7 @@ class Link:
                 listener.bind(f"{order.folder}/w")
                 listener.listen(BACKLOG)
                 connection.connect(f"{order.folder}/w")
-                _send_claim(connection, claim, brought)
+                _send(connection, words, brought)
                 return cls(connection, order.folder, start_warden(order, listener))
         except BaseException:
             connection.close()
@@ -220,6 +251,8 @@ class Link:
         kind = event.pop("event")
         if kind == "ready":
             self.ready = event
+        elif kind in {"parked", "taken"}:
+            setattr(self, kind, True)
         elif kind == "failed":
             self._failure = from_wire(event)  # an error once nothing is left, or it takes long
             self._patience = time.monotonic() + GRACE
@@ -231,20 +264,23 @@ class Link:
         elif kind == "trouble":
             self.troubles.append(event["text"])
         elif kind == "gone":
-            self.gone = True
-            self.error = self.error or self._failure
-            if not event["clean"]:
-                self.death = NOT_GONE
-            elif self.death is None:
-                self.subscribers = event["subscribers"]
-                self.death = STOPPED
+            self._on_gone(clean=event["clean"], subscribers=event["subscribers"])
+
+    def _on_gone(self, *, clean: bool, subscribers: int) -> None:
+        self.gone = True
+        self.error = self.error or self._failure
+        if not clean:
+            self.death = NOT_GONE
+        elif self.death is None:
+            self.subscribers = subscribers
+            self.death = STOPPED
 
 
-def _send_claim(
-    connection: socket.socket, claim: Mapping[str, Any], brought: "Sequence[HasFileno]"
+def _send(
+    connection: socket.socket, words: Mapping[str, Any], brought: "Sequence[HasFileno]"
 ) -> None:
     """Say all of it at once, or refuse: nobody reads yet."""
-    line = json.dumps(claim).encode() + b"\n"
+    line = json.dumps(words).encode() + b"\n"
     sent = socket.send_fds(connection, [line], [s.fileno() for s in brought])
     if sent < len(line):
         raise EnvironmentTooLargeError(size=len(line), limit=sent)

@@ -39,7 +39,7 @@ class Ending:
         if self.begun:
             return
         self._begin(_failed(error))
-        if self._warden.claim is not None:
+        if self._warden.claim is not None or self._warden.parking is not None:
             self.conclude()
         else:
             self._warden.loop.after(UNHEARD, self.conclude)
@@ -129,6 +129,8 @@ class Ending:
         """Hear no more of the sandbox: what comes now is the ending's own doing."""
         self.begun = True
         self._verdict = verdict
+        if self._warden.parking is not None:
+            self._warden.parking.leave()
         if self._warden.talk is not None:
             self._warden.talk.close()
 

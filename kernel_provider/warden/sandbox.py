@@ -64,6 +64,7 @@ class Sandbox:
         )
         self.container = ""
         self.takes_workspace = False
+        self.image_id = ""
         self.uid = 0
         self.pid = 0
         self.group: cgroup.Cgroup | None = None
@@ -87,6 +88,7 @@ class Sandbox:
         found = image.labels.get(names.LABEL_PROTOCOL, "none")
         if found != str(names.PROTOCOL):
             raise ImageProtocolError(image=self.spec.image, found=found, expected=names.PROTOCOL)
+        self.image_id = image.id
         self.takes_workspace = names.LABEL_WORKSPACE in image.labels
         self._create(engine, image.id)
         self._start(engine)

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from queue import SimpleQueue
 
     from kernel_provider.warden.order import Order
+    from kernel_provider.warden.parking import Parking
     from kernel_provider.warden.relay import Relay
-    from kernel_provider.warden.wishes import Attach, Claim, Wish
+    from kernel_provider.warden.wishes import Attach, Claim, Park, Wish
 
 UNCLAIMED: Final = 30.0
 """Seconds that an order's own claim may take to come."""
@@ -54,6 +55,7 @@ class Warden:
         self.claim: Claim | None = None
         self._claimant: Owner | None = None
         self._signals: SimpleQueue[str] | None = None
+        self.parking: Parking | None = None
         self._parked = False
         self._wanted = False
         self._oom_kills = 0
@@ -132,8 +134,11 @@ class Warden:
         self._parked = True
         if self.claim is not None:
             self.pass_claim()
+            return
+        self._deadline.cancel()
+        if self.parking is not None:
+            self.parking.lie_down()
         else:
-            self._deadline.cancel()
             self._deadline = self.loop.after(UNCLAIMED, self.on_timeout)
 
     def start_limited(self, refusal: EngineError) -> None:
@@ -209,7 +214,7 @@ class Warden:
 
     def on_wish(self, owner: Owner, wish: Wish) -> None:
         """Do what an owner asks."""
-        from kernel_provider.warden.wishes import Attach, Claim, Signal  # noqa: PLC0415
+        from kernel_provider.warden.wishes import Attach, Claim, Park, Signal  # noqa: PLC0415
 
         if isinstance(wish, Claim):
             self.on_claim(owner, wish)
@@ -218,8 +223,21 @@ class Warden:
         elif isinstance(wish, Signal):
             self._wanted = self._wanted or wish.signal in {"TERM", "KILL"}
             self.signal(wish.signal)
+        elif isinstance(wish, Park):
+            self.on_park(owner, wish)
         else:
             self.ending.stop()
+
+    def on_park(self, owner: Owner, wish: Park) -> None:
+        """Lie on the shelf once everything is imported, for somebody to claim."""
+        from kernel_provider.warden.parking import Parking  # noqa: PLC0415
+
+        self.parking = Parking(self, owner, wish)
+        if self.ending.begun:
+            self.ending.conclude()
+        elif self._parked:
+            self._deadline.cancel()
+            self.parking.lie_down()
 
     def on_claim(self, owner: Owner, claim: Claim) -> None:
         """The first one wins, and its connection is the lifeline from now on."""
@@ -236,6 +254,8 @@ class Warden:
             self._deadline.cancel()
             self._deadline = self.loop.after(self.order.startup_timeout, self.on_timeout)
             self.pass_claim()
+            if self.parking is not None:
+                self.parking.claimed()
 
     def on_attach(self, owner: Owner, attach: Attach) -> None:
         """Another one who knows the key keeps the sandbox alive as well."""
@@ -248,7 +268,7 @@ class Warden:
 
     def on_no_owner(self) -> None:
         """Nobody is left who could want this sandbox."""
-        if self.claim is not None:
+        if self.claim is not None or self.parking is not None:
             self.ending.stop()
 
     def signal(self, name: str) -> None:
@@ -275,7 +295,8 @@ class Warden:
 
     def on_timeout(self) -> None:
         """Too slow to serve, or parked for a claim that never came."""
-        if self.claim is None or self.sandbox is None:
+        wanted = self.claim is not None or self.parking is not None
+        if not wanted or self.sandbox is None:
             self.ending.stop()
             return
         reason = f"it was not ready within {self.order.startup_timeout:g} s"

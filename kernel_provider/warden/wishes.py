@@ -41,13 +41,28 @@ class Stop:
     """Kill the kernel and remove its sandbox."""
 
 
-Wish = Claim | Attach | Signal | Stop
+@dataclass(frozen=True, kw_only=True)
+class Park:
+    """Lie on the shelf for ``ttl`` seconds, for a kernel of that kernelspec.
 
-_KINDS: Final = {"claim": Claim, "attach": Attach, "signal": Signal, "stop": Stop}
-_TYPES: Final = {
+    ``keeper`` is the pid of whoever asks and holds it meanwhile, 0 if nobody does.
+    """
+
+    kernel: str
+    ttl: float
+    keeper: int
+
+
+Wish = Claim | Attach | Signal | Stop | Park
+
+_KINDS: Final = {"claim": Claim, "attach": Attach, "signal": Signal, "stop": Stop, "park": Park}
+_TYPES: Final[dict[str, type | tuple[type, ...]]] = {
     **dict.fromkeys(("key", "cwd", "workspace", "signal"), str),
     "env": dict,
     "subscribers": int,
+    "kernel": str,
+    "ttl": (int, float),
+    "keeper": int,
 }
 
 
