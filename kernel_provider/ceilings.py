@@ -50,6 +50,8 @@ LEAST: Final[Mapping[str, float]] = {
     "tmp_size": MIB,
     "shm_size": MIB,
     "workspace_size": MIB,
+    "pool": 0,
+    "park_ttl": 1,
     "startup_timeout": 1,
 }
 """Below these no kernel can start: ipykernel alone has 15 threads and 60 MB."""

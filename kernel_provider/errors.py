@@ -210,6 +210,20 @@ class WorkspaceImageError(SandboxError):
     fix = "run: executor-ml build (or set workspace to none)"
 
 
+class StartMemoryError(StartError):
+    """What a sandbox imports before it is ready takes more than its memory."""
+
+    fix = 'preload less, or raise "memory" in the kernelspec'
+
+
+class StaleError(SandboxError):
+    """A parked sandbox is not what would be started now; a launch goes on without it."""
+
+    exit_code = 70
+    summary = "the image {image} was replaced while a sandbox of it was parked"
+    fix = "start the kernel again"
+
+
 class WardenError(SandboxError):
     """The process beside the sandbox is gone or does not answer."""
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Final
 
@@ -41,9 +42,10 @@ where 64 took 1.7 s and 65 pids (D4). Who sets the first sets all: the others fa
 to it everywhere else, and MKL's would hold against it."""
 
 
-def sandbox_spec(policy: KernelPolicy, *, rendezvous: str) -> SandboxSpec:
+def sandbox_spec(policy: KernelPolicy, *, rendezvous: str, warm: Sequence[str] = ()) -> SandboxSpec:
     """Give the whole request for one sandbox; ``rendezvous`` is a folder on the host.
 
+    ``warm`` names modules to import before it is claimed, where the image has them.
     Raises EnvironmentTooLargeError.
     """
     threads = policy.env.get(THREAD_VARIABLES[0], str(max(1, math.ceil(policy.cpus))))
@@ -53,6 +55,8 @@ def sandbox_spec(policy: KernelPolicy, *, rendezvous: str) -> SandboxSpec:
         env["GLOO_SOCKET_IFNAME"] = "lo"  # else torch.distributed looks its host name up
     if policy.preload:
         env["EXECUTOR_ML_PRELOAD"] = ",".join(policy.preload)
+    if warm:
+        env["EXECUTOR_ML_WARM"] = ",".join(warm)
     env.update(policy.env)
     size = sum(len(f"{name}={value}".encode(errors="replace")) + 1 for name, value in env.items())
     if size > ENVIRONMENT:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import Template
 from typing import Any, Final
 
 from kernel_provider.ceilings import Ceilings
@@ -43,6 +44,7 @@ class Kernelspec:
     argv: tuple[str, ...] = ()
     display_name: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
     problem: str = ""
 
     @property
@@ -59,6 +61,10 @@ class Kernelspec:
         """What its kernels get. Raises the error that would end a launch."""
         self.check()
         return parse_policy(self.config, ceilings=ceilings, source=self.source)
+
+    def variables(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """Its own variables, filled in from the client's as Jupyter does."""
+        return {name: Template(text).safe_substitute(environ) for name, text in self.env.items()}
 
     def check(self) -> None:
         """Raise KernelspecBrokenError where it can't be read."""
@@ -97,13 +103,19 @@ def _read(name: str, folder: Path, spec: Any) -> Kernelspec | None:
         config = wanted.get("config", {})
         argv = tuple(str(word) for word in spec["argv"])
         display_name = str(spec.get("display_name", ""))
+        env = {str(name): str(value) for name, value in spec.get("env", {}).items()}
     except (AttributeError, KeyError, TypeError) as error:
         problem = f"not a kernelspec ({type(error).__name__}: {error})"
         return Kernelspec(name=name, folder=str(folder), problem=problem)
     if not isinstance(config, dict):
         return Kernelspec(name=name, folder=str(folder), problem="its config is no object")
     return Kernelspec(
-        name=name, folder=str(folder), argv=argv, display_name=display_name, config=config
+        name=name,
+        folder=str(folder),
+        argv=argv,
+        display_name=display_name,
+        config=config,
+        env=env,
     )
 
 

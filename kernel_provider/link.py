@@ -5,6 +5,8 @@ The connection is the lifeline as well: while it is open, the sandbox lives.
 
 import asyncio
 import json
+import math
+import os
 import socket
 import threading
 import time
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
 
 GRACE: Final = 5.0
 """Seconds for an answer that a warden has at hand."""
-
 SLICE: Final = 0.1
 """Seconds after which a waiter looks up: another may have taken in what was said."""
 
@@ -51,12 +52,6 @@ class Death:
 STOPPED: Final = Death(
     name="KernelStopped", reason="the kernel was stopped.", remedy="", exit_code=-9, expected=True
 )
-WARDEN_LOST: Final = Death(
-    name="WardenLost",
-    reason="the process beside the sandbox ended, and the sandbox with it.",
-    remedy="Restart the kernel; the server's log may say more.",
-    exit_code=70,
-)
 NOT_GONE: Final = Death(
     name="SandboxLost",
     reason="the engine removed the sandbox, and processes of it are still there.",
@@ -65,12 +60,22 @@ NOT_GONE: Final = Death(
 )
 
 
+def _warden_lost(last_words: str) -> Death:
+    return Death(
+        name="WardenLost",
+        reason=f"the process beside the sandbox was killed, and the sandbox with it{last_words}.",
+        remedy="Restart the kernel; the system's log may say who did it, or what ran out.",
+        exit_code=70,
+    )
+
+
 class Link:
     """One sandbox, by its warden's words; ``pid`` is the warden's where it is our child.
 
     ``ready`` holds the sandbox's facts once it serves, ``error`` why it could not,
-    ``death`` how it ended, and ``gone`` turns true when nothing is left of it, or
-    nothing more will be heard.
+    ``death`` how it ended, and ``gone`` turns true when nothing is left of it, or when
+    nothing more can be heard: ``lost`` then, unless its warden said good-bye.
+    ``parked`` turns true when it lies on the shelf, and ``taken`` when another claimed it.
     ``subscribers`` counts the iopub clients that it had at its end, ``troubles`` says
     what the engine refused meanwhile.
     """
@@ -84,10 +89,15 @@ class Link:
         self.error: SandboxError | None = None
         self.death: Death | None = None
         self.gone = False
+        self.lost = False
+        self.parked = False
+        self.taken = False
         self.subscribers = 0
         self.troubles: list[str] = []
         self._buffer = b""
         self._lock = threading.Lock()
+        self._failure: SandboxError | None = None
+        self._patience = math.inf
 
     @classmethod
     def claim(
@@ -99,6 +109,34 @@ class Link:
         can fail once it runs. Raises EnvironmentTooLargeError where the claim would have to
         wait for its reader.
         """
+        return cls._start(order, claim, brought)
+
+    @classmethod
+    def park(cls, order: Order, *, kernel: str, ttl: float, stays: bool) -> "Link":
+        """Start a warden whose sandbox is to lie on the shelf for ``ttl`` seconds.
+
+        It ends with this connection, or ``stays`` without it.
+        """
+        keeper = 0 if stays else os.getpid()
+        return cls._start(order, {"op": "park", "kernel": kernel, "ttl": ttl, "keeper": keeper}, ())
+
+    @classmethod
+    def take(cls, folder: str, claim: Mapping[str, Any], brought: "Sequence[HasFileno]") -> "Link":
+        """Claim a parked sandbox by its warden's folder; raise OSError where it is gone."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.setblocking(False)  # noqa: FBT003
+            connection.connect(f"{folder}/w")
+            _send(connection, claim, brought)
+        except BaseException:
+            connection.close()
+            raise
+        return cls(connection, folder)
+
+    @classmethod
+    def _start(
+        cls, order: Order, words: Mapping[str, Any], brought: "Sequence[HasFileno]"
+    ) -> "Link":
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.setblocking(False)  # noqa: FBT003
@@ -106,7 +144,7 @@ class Link:
                 listener.bind(f"{order.folder}/w")
                 listener.listen(BACKLOG)
                 connection.connect(f"{order.folder}/w")
-                _send_claim(connection, claim, brought)
+                _send(connection, words, brought)
                 return cls(connection, order.folder, start_warden(order, listener))
         except BaseException:
             connection.close()
@@ -174,6 +212,8 @@ class Link:
         else:
             await _readable(ear, patience)
         self.listen()
+        if time.monotonic() > self._patience:
+            self.error = self.error or self._failure
 
     def hang_up(self) -> None:
         """Let go: who still waits hears no more. Twice is fine."""
@@ -187,27 +227,35 @@ class Link:
     def last_words(self) -> str:
         """The end of the warden's own complaints, if it left any."""
         try:
-            lines = Path(f"{self.folder}/log").read_text(encoding="utf-8").splitlines()
+            text = Path(f"{self.folder}/log").read_text(encoding="utf-8", errors="replace")
         except OSError:
             return ""
-        return f": {lines[-1]}" if lines else ""
+        lines = text.replace("%", "").split("\n")
+        return next((f": {line[:300]}" for line in reversed(lines) if line.strip()), "")
 
     def _take(self, data: bytes) -> None:
         if not data:
-            self.gone = True
+            self.gone = self.lost = True
+            self.error = self.error or self._failure
             if self.death is None and self.error is None:
-                self.death = WARDEN_LOST
+                self.death = _warden_lost(self.last_words())
             return
         *lines, self._buffer = (self._buffer + data).split(b"\n")
-        for line in lines:
-            self._on_event(json.loads(line))
+        try:
+            for line in lines:
+                self._on_event(json.loads(line))
+        except (ValueError, LookupError, TypeError):  # no warden of ours: nothing is believed
+            self._take(b"")
 
     def _on_event(self, event: dict[str, Any]) -> None:
         kind = event.pop("event")
         if kind == "ready":
             self.ready = event
+        elif kind in {"parked", "taken"}:
+            setattr(self, kind, True)
         elif kind == "failed":
-            self.error = from_wire(event)
+            self._failure = from_wire(event)  # an error once nothing is left, or it takes long
+            self._patience = time.monotonic() + GRACE
         elif kind == "refused":
             self.error = WardenError(reason="does not know this key")
         elif kind == "died":
@@ -216,19 +264,23 @@ class Link:
         elif kind == "trouble":
             self.troubles.append(event["text"])
         elif kind == "gone":
-            self.gone = True
-            if not event["clean"]:
-                self.death = NOT_GONE
-            elif self.death is None:
-                self.subscribers = event["subscribers"]
-                self.death = STOPPED
+            self._on_gone(clean=event["clean"], subscribers=event["subscribers"])
+
+    def _on_gone(self, *, clean: bool, subscribers: int) -> None:
+        self.gone = True
+        self.error = self.error or self._failure
+        if not clean:
+            self.death = NOT_GONE
+        elif self.death is None:
+            self.subscribers = subscribers
+            self.death = STOPPED
 
 
-def _send_claim(
-    connection: socket.socket, claim: Mapping[str, Any], brought: "Sequence[HasFileno]"
+def _send(
+    connection: socket.socket, words: Mapping[str, Any], brought: "Sequence[HasFileno]"
 ) -> None:
     """Say all of it at once, or refuse: nobody reads yet."""
-    line = json.dumps(claim).encode() + b"\n"
+    line = json.dumps(words).encode() + b"\n"
     sent = socket.send_fds(connection, [line], [s.fileno() for s in brought])
     if sent < len(line):
         raise EnvironmentTooLargeError(size=len(line), limit=sent)

@@ -27,6 +27,7 @@ from kernel_provider.values import (
     Gpus,
     Limit,
     amount,
+    parse_count,
     parse_env,
     parse_mapping,
     parse_modules,
@@ -54,6 +55,8 @@ class KernelPolicy:
     mounts: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     preload: tuple[str, ...] = ()
+    pool: int = 1
+    park_ttl: float = 3600.0
     startup_timeout: float = 55.0
     loopback: bool | str = False
     gpus: Gpus = 0
@@ -65,6 +68,8 @@ _PARSERS: Final[Mapping[str, Callable[[object], Any]]] = {
     "mounts": parse_mapping,
     "env": parse_env,
     "preload": parse_modules,
+    "pool": parse_count,
+    "park_ttl": parse_number,
     "startup_timeout": parse_number,
 }
 

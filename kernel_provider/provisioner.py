@@ -139,6 +139,10 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
             else:
                 self._drop(session)
             raise
+        if session.recipe is not None and self._is_a_servers():
+            from kernel_provider.pool import keeper  # noqa: PLC0415  for servers only
+
+            keeper.of_this_process().want(session.recipe, self._kernel_name)
         self.log.info("Kernel %s runs in the container %s", self.kernel_id, session.container)
         self.log.debug("Sandbox of kernel %s: %s", self.kernel_id, facts)
         return self.connection_info
@@ -155,6 +159,12 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
         copy = await asyncio.to_thread(copy_folder, folder, limit=limit)
         self.log.info("Kernel %s gets a copy of its folder: %s", self.kernel_id, copy)
         return copy
+
+    def _is_a_servers(self) -> bool:
+        """Whether whoever started this kernel will start more: a manager of many."""
+        from jupyter_client.multikernelmanager import MultiKernelManager  # noqa: PLC0415
+
+        return isinstance(getattr(self.parent, "parent", None), MultiKernelManager)
 
     def _claim_environment(self, environ: Mapping[str, str]) -> dict[str, str]:
         """The few variables of the client's that may pass, unless the kernelspec has them."""

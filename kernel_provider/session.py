@@ -11,27 +11,31 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from kernel_provider import names
 from kernel_provider.children import reap_later, remove_remains
 from kernel_provider.engines import open_engine
 from kernel_provider.engines.docker import NAME_PREFIX, find_socket
-from kernel_provider.errors import WardenError
+from kernel_provider.errors import SandboxError, WardenError
 from kernel_provider.folders import folder_name, runtime_root
-from kernel_provider.hardening import sandbox_spec
-from kernel_provider.link import GRACE, WARDEN_LOST, Death, Link
+from kernel_provider.link import GRACE, Death, Link
 from kernel_provider.policy import KernelPolicy
-from kernel_provider.warden.order import Order
+from kernel_provider.recipe import Recipe
+from kernel_provider.warden import shelf
 from kernel_provider.warden.rendezvous import BACKLOG, CHANNELS
 from kernel_provider.warden.sweep import sweep, sweep_folders
 from kernel_provider.workspace import Workspace
 
 if TYPE_CHECKING:
     from _typeshed import HasFileno
+
+WARM_PATIENCE: Final = 2.0
+"""Seconds for a parked sandbox to take a claim; it needs a hundredth of that."""
 
 
 class Session:
@@ -58,6 +62,9 @@ class Session:
         self._link: Link | None = None
         self._subscribers = 0
         self.served = False
+        self._warm = False
+        self._begin_cold: Callable[[], Link]
+        self.recipe: Recipe | None = None
 
     @property
     def ip(self) -> str:
@@ -94,22 +101,16 @@ class Session:
         cwd: str = "",
         workspace: Workspace | None = None,
     ) -> None:
-        """Start a warden and claim its sandbox; ``launched`` waits for the outcome.
+        """Claim a parked sandbox or a new one; ``launched`` waits for the outcome.
 
         ``env``, ``cwd`` and ``workspace`` are brought by the claim, ``key`` signs
         messages; a workspace is the working directory, too, and stays the caller's to
-        close. Raises EngineAddressError, and EnvironmentTooLargeError.
+        close, once ``launched`` has returned. Raises EngineAddressError, and
+        EnvironmentTooLargeError.
         """
         if not self._outer:
             self._take_over_paths()
-        folder = f"{self._root}/{folder_name('w')}"
-        order = Order(
-            engine="docker",
-            address=find_socket(self._environ),
-            spec=sandbox_spec(policy, rendezvous=f"{folder}/r"),
-            folder=folder,
-            startup_timeout=policy.startup_timeout,
-        )
+        recipe = Recipe(policy=policy, address=find_socket(self._environ))
         self.hang_up()
         claim = {
             "op": "claim",
@@ -120,11 +121,35 @@ class Session:
             "subscribers": self._subscribers,
         }
         brought: list[HasFileno] = [*self._outer, *([workspace] if workspace else [])]
-        Path(folder).mkdir(mode=0o700)
+        self.recipe = recipe
+        self._begin_cold = partial(self._start_cold, recipe, claim, brought)
+        self._link = self._take_warm(recipe.digest(), claim, brought) or self._begin_cold()
+
+    def _take_warm(
+        self, digest: str, claim: Mapping[str, Any], brought: "Sequence[HasFileno]"
+    ) -> Link | None:
+        """Claim what lies on the shelf; None where nothing alive does."""
+        while (folder := shelf.take(self._root, digest)) is not None:
+            try:
+                link = Link.take(folder, claim, brought)
+            except ConnectionRefusedError:  # killed: nobody else will tidy up after it
+                shutil.rmtree(folder, ignore_errors=True)
+            except OSError:
+                continue
+            else:
+                self._warm = True
+                return link
+        return None
+
+    def _start_cold(
+        self, recipe: Recipe, claim: Mapping[str, Any], brought: "Sequence[HasFileno]"
+    ) -> Link:
+        self._warm = False
+        order = recipe.order(self._root)
         try:
-            self._link = Link.claim(order, claim, brought)
+            return Link.claim(order, claim, brought)
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(order.folder, ignore_errors=True)
             raise
 
     async def launched(self, patience: float) -> Mapping[str, Any]:
@@ -132,8 +157,17 @@ class Session:
 
         Raises the error that ended the start; by then nothing of it is left.
         """
+        if self._warm:
+            try:
+                return await self._served(WARM_PATIENCE)
+            except SandboxError:  # dead, outdated or stuck: as if it had not lain there
+                self.hang_up()
+                self._link = self._begin_cold()
+        return await self._served(patience + GRACE)
+
+    async def _served(self, patience: float) -> Mapping[str, Any]:
         link = self._need()
-        deadline = time.monotonic() + patience + GRACE
+        deadline = time.monotonic() + patience
         while link.ready is None and time.monotonic() < deadline:
             await link.hear(deadline)
             if link.error is not None:
@@ -141,7 +175,7 @@ class Session:
             if link.gone or link.death is not None:
                 raise WardenError(reason="ended while it was starting" + link.last_words())
         if link.ready is None:
-            raise WardenError(reason=f"was silent for {patience + GRACE:g} s")
+            raise WardenError(reason=f"was silent for {patience:g} s")
         self.served = True
         return link.ready
 
@@ -251,7 +285,7 @@ class Session:
             self._subscribers = link.subscribers
         if link.pid is not None:
             reap_later(link.pid)
-        if link.death is WARDEN_LOST:
+        if link.lost:
             remove_remains(link.folder, self._environ)
 
     def _need(self) -> Link:

@@ -107,6 +107,10 @@ def parse_mapping(value: object) -> dict[str, str]:
     return dict(value)
 
 
+LOADED: Final = ("GLIBC_TUNABLES", "GCONV_PATH", "LOCPATH")
+"""Beside ``LD_*``, what makes the C library load code or change its ways."""
+
+
 def parse_env(value: object) -> dict[str, str]:
     """Environment variables that a sandbox may have."""
     env = parse_mapping(value)
@@ -114,7 +118,7 @@ def parse_env(value: object) -> dict[str, str]:
         if not name or "=" in name:
             msg = f"{name!r} is no name of a variable"
             raise ValueError(msg)
-        if name.startswith("LD_") or name == "GLIBC_TUNABLES":
+        if name.startswith("LD_") or name in LOADED:
             msg = f"{name} would change the process that watches over the kernel"
             raise ValueError(msg)
     return env

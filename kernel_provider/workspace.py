@@ -20,6 +20,7 @@ import os
 import stat
 import tarfile
 import weakref
+from contextlib import suppress
 from typing import BinaryIO, Final, NoReturn
 
 from kernel_provider.errors import WorkspaceError
@@ -43,6 +44,9 @@ ENVIRONMENT: Final = "pyvenv.cfg"
 LONGEST: Final = 200
 """Characters of a path in an error."""
 
+NAMED: Final = 20
+"""Names that a log's line has at most."""
+
 _OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
@@ -59,7 +63,7 @@ class Workspace:
         self.folder = _printable(folder)
         self.files = len(packer.sizes)
         self.size = packer.size
-        self.left_out = tuple(sorted(packer.left_out))
+        self.left_out = tuple(_printable(name) for name in sorted(packer.left_out))
         self._descriptor = descriptor
         self.close = weakref.finalize(self, os.close, descriptor)
 
@@ -69,7 +73,11 @@ class Workspace:
 
     def __str__(self) -> str:
         text = f"{self.files} files ({_shown(self.size)}) of {self.folder}"
-        return f"{text}; left out: {', '.join(self.left_out)}" if self.left_out else text
+        if not self.left_out:
+            return text
+        more = len(self.left_out) - NAMED
+        names = ", ".join(self.left_out[:NAMED]) + (f" and {more} more" if more > 0 else "")
+        return f"{text}; left out: {names}"
 
 
 def copy_folder(folder: str, *, limit: int) -> Workspace:
@@ -159,7 +167,10 @@ class _Packer:
         )
 
     def _add_link(self, folder: int, name: str, path: str) -> None:
-        target = os.readlink(name, dir_fd=folder)
+        try:
+            target = os.readlink(name, dir_fd=folder)
+        except OSError:  # it is something else by now
+            target = "/"
         end = os.path.normpath(f"{path}/../{target}")
         if target.startswith("/") or end == ".." or end.startswith("../"):
             self.left_out.append(path)
@@ -189,7 +200,8 @@ class _Packer:
             os.close(descriptor)
 
     def _add_folder(self, info: tarfile.TarInfo, descriptor: int) -> None:
-        if ENVIRONMENT in os.listdir(descriptor):
+        with suppress(OSError):
+            os.stat(ENVIRONMENT, dir_fd=descriptor)
             return
         info.type = tarfile.DIRTYPE
         self._tar.addfile(info)

@@ -13,6 +13,14 @@ from typing import Any
 
 Edit = Callable[[Any], Any]
 
+CREATE = "POST /containers/create"
+START = "POST /containers/ID/start"
+INSPECT = "GET /containers/ID/json"
+UPDATE = "POST /containers/ID/update"
+LOGS = "GET /containers/ID/logs"
+KILL = "POST /containers/ID/kill"
+REMOVE = "DELETE /containers/ID"
+
 
 @dataclass
 class EngineProxy:
@@ -20,7 +28,7 @@ class EngineProxy:
 
     ``answers`` gives a status instead of passing a call on; ``requests`` and ``replies``
     change the JSON that goes through; ``gates`` hold a call until their event is set.
-    All are found by the call's name.
+    All are found by the call's name; ``first`` of its calls go through untouched.
     """
 
     engine: str
@@ -31,6 +39,7 @@ class EngineProxy:
     replies: dict[str, Edit] = field(default_factory=dict)
     gates: dict[str, threading.Event] = field(default_factory=dict)
     arrived: dict[str, threading.Event] = field(default_factory=dict)
+    first: dict[str, int] = field(default_factory=dict)
 
     def hold(self, call: str) -> threading.Event:
         """Let a call wait at the gate until the event that is given back is set."""
@@ -45,6 +54,8 @@ class EngineProxy:
             method, target, _ = head.split("\r\n")[0].split(" ")
             call = f"{method} {plain(target)}"
             self.calls.append(call)
+            if self.calls.count(call) <= self.first.get(call, 0):
+                call = ""
             if call in self.gates:
                 self.arrived[call].set()
                 self.gates[call].wait(30)

@@ -5,18 +5,20 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import docker
+import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 from kernels import run
 
 from kernel_provider import names
+from kernel_provider.errors import SandboxError
 from kernel_provider.policy import KernelPolicy
 from kernel_provider.provisioner import SandboxProvisioner
 from kernel_provider.session import Session
@@ -80,6 +82,28 @@ def end(made: Session) -> None:
     made.stop()
     asyncio.run(made.gone(15))
     made.close()
+
+
+def failed_launch(
+    engine: docker.DockerClient,
+    policy: KernelPolicy | None = None,
+    env: Mapping[str, str] | None = None,
+) -> SandboxError:
+    """Launch, expect an error, and look that nothing is left of the attempt."""
+    made = Session(environ=os.environ, name="test")
+    made.launch(policy or KernelPolicy(), key=KEY, env=env or {})
+    warden = made.warden
+    assert warden is not None
+    folder = Path(made.describe()["warden"])
+    try:
+        with pytest.raises(SandboxError) as caught:
+            asyncio.run(made.launched(30))
+        assert not containers_of(warden, engine), "left when the error was told"
+    finally:
+        made.close()
+    assert until(lambda: not cgroup.is_alive(warden) and not folder.exists())
+    assert not Path(made.folder).exists()
+    return caught.value
 
 
 def value(client: BlockingKernelClient, code: str) -> Any:

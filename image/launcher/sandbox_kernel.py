@@ -113,6 +113,13 @@ def keep_no_copy(channel: str) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext()
 
 
+def warm_up() -> None:
+    """Import, while parked, what notebooks usually begin with; not every image has it."""
+    for module in filter(None, os.environ.pop("EXECUTOR_ML_WARM", "").split(",")):
+        with contextlib.suppress(ImportError):
+            __import__(module)
+
+
 def preload() -> None:
     """Import what the policy wants warm; no kernel without it (see PRELOAD_FAILED)."""
     for module in filter(None, os.environ.pop("EXECUTOR_ML_PRELOAD", "").split(",")):
@@ -178,6 +185,7 @@ def main() -> None:
     channel.set_inheritable(False)
     prepare_folders()
     preload()
+    warm_up()
     app = make_app(receive_listeners(channel))
     del sys.path[0]  # the launcher's own folder is no place for a notebook's imports
     channel.sendall(b"parked\n")

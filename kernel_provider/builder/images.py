@@ -79,6 +79,11 @@ class Images:
         value: str | None = labels.get(name)
         return value
 
+    def names(self) -> list[str]:
+        """The names of all images of ours."""
+        found = self._api.images(filters={"label": f"{names.LABEL}={names.KIND_IMAGE}"})
+        return [name for entry in found for name in entry["RepoTags"] or ()]
+
     def pull(self, image: str) -> str | None:
         """Pull an image; return what went wrong, None if it is here now."""
         api = docker.APIClient(self._url, version="auto", timeout=PULL_SILENCE)
@@ -166,8 +171,7 @@ class Images:
         try:
             yield from self._api.get_image(image_id)
         except (docker.errors.DockerException, requests.RequestException) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise EngineError(action=f"export {image_id}", reason=reason) from error
+            raise EngineError(action=f"export {image_id}", reason=_reason(error)) from error
 
     def load(self, archive: Iterator[bytes], say: Callable[[str], None]) -> str:
         """Load an image from what ``export`` made, compressed or not; return its id.
@@ -180,8 +184,7 @@ class Images:
         try:
             return read_load(self._api.load_image(archive), say)  # type: ignore[no-untyped-call]
         except (docker.errors.DockerException, requests.RequestException) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise EngineError(action="load an image", reason=reason) from error
+            raise EngineError(action="load an image", reason=_reason(error)) from error
 
     def remove_unnamed(self, *, stages: bool) -> None:
         """Remove images of ours that have lost their name; ``stages`` too if true.
@@ -247,6 +250,13 @@ def read_load(stream: Iterator[Mapping[str, Any]], say: Callable[[str], None]) -
         if done:
             say(f"layer: {int(done) / 1e6:.0f} MB")
     raise EngineError(action="load an image", reason=reason)
+
+
+def _reason(error: Exception) -> str:
+    """What the engine said, or how it stopped talking."""
+    if isinstance(error, docker.errors.APIError) and error.explanation:
+        return str(error.explanation)
+    return f"it closed the connection, or did not answer ({type(error).__name__})"
 
 
 def _short(instruction: str) -> str:

@@ -37,8 +37,8 @@ from kernel_provider.bundle.model import (
     with_tag,
 )
 from kernel_provider.bundle.room import need_room
-from kernel_provider.errors import ImageMissingError
-from kernel_provider.kernelspecs import Kernelspec, KernelspecBrokenError
+from kernel_provider.engines.missing import missing
+from kernel_provider.kernelspecs import Kernelspec
 from kernel_provider.setup import engine_host
 
 LEVEL: Final = 1
@@ -142,8 +142,7 @@ def _refuse_to_replace(request: BundleRequest) -> None:
 def _specs(chosen: Sequence[str]) -> list[Kernelspec]:
     found = [kernelspecs.named(name) for name in chosen] or list(kernelspecs.installed())
     for spec in found:
-        if spec.problem:
-            raise KernelspecBrokenError(spec=f"{spec.folder}/kernel.json", reason=spec.problem)
+        spec.check()
     return found
 
 
@@ -156,7 +155,7 @@ def wanted_images(specs: Sequence[Kernelspec], more: Sequence[str]) -> list[str]
 def _find(images: Images, name: str, target: Target) -> _Found:
     facts = images.facts(name)
     if facts is None:
-        raise ImageMissingError(image=name)
+        raise missing(name, images.names())
     remedy = f"build it anew with executor-ml build --tag {name}, or leave it out"
     labels = facts.get("Config", {}).get("Labels") or {}
     reason = refusal(labels)

@@ -35,7 +35,7 @@ PACKAGE: Final = "executor-ml-kernel"
 ALWAYS: Final = (PACKAGE, "pip")
 """pip travels, too: Debian's Python has none, and makes no environment with one."""
 
-_PYTHON: Final = re.compile(r"3\.[0-9]{1,3}")
+_PYTHON: Final = re.compile(r"3\.(1[1-9]|[2-9][0-9])")
 _TAG: Final = re.compile(r"manylinux_2_(\d+)_")
 
 Requires = Callable[[str], Sequence[str]]
@@ -54,7 +54,7 @@ def read_target(python: str | None, wanted: str | None) -> Target:
     target = Target(python=python or here.python, platform=wanted or here.platform)
     if not _PYTHON.fullmatch(target.python):
         raise WheelsError(
-            reason=f"they are for CPython, and not for Python {target.python}",
+            reason=f"they are for CPython 3.11 or newer, and not for {target.python}",
             last_words="",
             remedy="name a version of CPython, such as --python 3.12",
         )

@@ -19,7 +19,7 @@ from kernel_provider.policy import KernelPolicy, parse_policy
 from kernel_provider.values import WORKSPACES, show
 
 SOURCE: Final = "the command line"
-NUMBERS: Final = ("cpus", "pids", "startup_timeout")
+NUMBERS: Final = ("cpus", "pids", "pool", "park_ttl", "startup_timeout")
 WORDS: Final = ("loopback", "gpus")
 NAME: Final = re.compile(r"(?!\.+$)[a-z0-9._-]+", re.IGNORECASE | re.ASCII)
 
@@ -95,6 +95,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preload", action="append", metavar="MODULE", help="import at the start")
     parser.add_argument("--loopback", metavar="L", help="true, or insist: see docs/settings.md")
     parser.add_argument("--gpus", metavar="G", help="all, or how many: see docs/settings.md")
+    parser.add_argument("--pool", metavar="N", help="how many a server keeps parked")
+    parser.add_argument("--park-ttl", metavar="S", help="seconds that one lies parked")
     parser.add_argument("--startup-timeout", metavar="S", help="seconds that a start may take")
     parser.add_argument("--replace", action="store_true", help="write over one of the same name")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")

@@ -10,6 +10,7 @@ from typing import Any, Final
 from kernel_provider import kernelspecs
 from kernel_provider.admin import said_in_files
 from kernel_provider.ceilings import IMAGES, MOUNT_SOURCES, Ceilings, read_ceilings
+from kernel_provider.commands.table import columns
 from kernel_provider.kernelspecs import Kernelspec
 from kernel_provider.policy import KernelPolicy
 from kernel_provider.values import show
@@ -95,11 +96,7 @@ def table(settings: Sequence[Setting]) -> str:
         )
         for s in settings
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    return columns(rows)
 
 
 def text(key: str, value: Any) -> str:

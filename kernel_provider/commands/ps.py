@@ -17,11 +17,12 @@ from typing import Final
 from kernel_provider import kernelspecs, names
 from kernel_provider.admin import said_in_files
 from kernel_provider.ceilings import read_ceilings
+from kernel_provider.commands.table import age_text, columns, size_text
 from kernel_provider.engines import ContainerSummary, Engine, open_engine
 from kernel_provider.engines.docker import NAME_PREFIX, find_socket
 from kernel_provider.errors import SandboxError
 from kernel_provider.hardening import policy_digest
-from kernel_provider.values import MIB, show
+from kernel_provider.values import show
 from kernel_provider.warden import cgroup
 from kernel_provider.warden.cgroup import UNLIMITED, Cgroup, Load
 
@@ -30,7 +31,6 @@ SAMPLE: Final = 0.5
 EVERY: Final = 2.0
 HEAD: Final = "NAME KERNEL STATE MEMORY PEAK LIMIT CPU THROTTLED PIDS AGE OWNER"
 CLEAR: Final = "\x1b[H\x1b[J"
-_MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,12 +231,7 @@ def table(rows: Sequence[Row]) -> str:
     """Aligned columns; a dash where something is not known."""
     if not rows:
         return "no sandboxes"
-    cells = [HEAD.split(), *(_cells(r) for r in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in cells
-    )
+    return columns([HEAD.split(), *(_cells(r) for r in rows)])
 
 
 def _cells(r: Row) -> list[str]:
@@ -245,29 +240,16 @@ def _cells(r: Row) -> list[str]:
         r.name,
         r.kernel or r.policy or "-",
         r.state,
-        _size(r.memory),
-        _size(r.memory_peak),
+        size_text(r.memory),
+        size_text(r.memory_peak),
         "-" if r.memory_limit is None else show("memory", r.memory_limit),
         _share(r.cpu),
         _share(r.throttled),
         pids,
-        _age(r.age),
+        age_text(r.age),
         "-" if r.owner is None else str(r.owner),
     ]
 
 
-def _size(value: int | None) -> str:
-    return "-" if value is None else f"{value / MIB:.0f} MB"
-
-
 def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.0%}"
-
-
-def _age(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    for unit, size in (("d", _DAY), ("h", _HOUR), ("m", _MINUTE)):
-        if seconds >= size:
-            return f"{seconds / size:.1f}{unit}"
-    return f"{seconds:.0f}s"

@@ -89,6 +89,10 @@ class Engine(Protocol):
     not there are no errors.
     """
 
+    def by(self, moment: float) -> "Engine":
+        """The same engine, whose calls all end by then (monotonic clock)."""
+        ...
+
     def id_range(self) -> tuple[int, int]:
         """First uid that sandboxes may have, and how many there are."""
         ...

@@ -10,8 +10,9 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from copy import copy
 from typing import Any, Final
 
 from kernel_provider import names
@@ -131,7 +132,14 @@ class DockerEngine:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._api = API
+        self._api = [API]  # a list, so that whoever is made from this one learns with it
+        self.until = float("inf")
+
+    def by(self, moment: float) -> "DockerEngine":
+        """The same engine, whose calls all end by then."""
+        other = copy(self)
+        other.until = moment
+        return other
 
     def info(self) -> dict[str, Any]:
         """What the engine says of itself and its host, as it says it."""
@@ -143,7 +151,8 @@ class DockerEngine:
 
     def id_range(self) -> tuple[int, int]:
         """High uids that nothing else uses, unless the engine maps only 65536 of them."""
-        options = self.info()["SecurityOptions"]
+        with _understood("describe itself"):
+            options = self.info()["SecurityOptions"]
         mapped = any(o.startswith(("name=userns", "name=rootless")) for o in options or ())
         return _UIDS_REMAPPED if mapped else _UIDS
 
@@ -152,8 +161,10 @@ class DockerEngine:
         status, data = self._call("GET", f"/images/{_quoted(reference)}/json")
         if status == 404:
             raise self._missing(reference)
-        facts = _checked(status, data, action=f"inspect the image {reference}")
-        return ImageFacts(id=facts["Id"], labels=facts["Config"].get("Labels") or {})
+        action = f"inspect the image {reference}"
+        facts = _checked(status, data, action=action)
+        with _understood(action):
+            return ImageFacts(id=facts["Id"], labels=facts["Config"].get("Labels") or {})
 
     def _missing(self, reference: str) -> ImageMissingError:
         from kernel_provider.engines.missing import missing  # noqa: PLC0415  rarely needed
@@ -171,12 +182,12 @@ class DockerEngine:
         if status == 409:
             raise NameTakenError
         answer = _checked(status, data, action="create the sandbox")
-        if answer.get("Warnings"):
-            self.remove(answer["Id"])
-            raise LimitNotHeldError(
-                key="HostConfig", asked="all limits", found="; ".join(answer["Warnings"])
-            )
-        return str(answer["Id"])
+        with _understood("create the sandbox"):
+            container, warnings = str(answer["Id"]), "; ".join(answer.get("Warnings") or ())
+        if warnings:
+            self.remove(container)
+            raise LimitNotHeldError(key="HostConfig", asked="all limits", found=warnings)
+        return container
 
     def start(self, container: str) -> None:
         """Start PID 1."""
@@ -188,22 +199,27 @@ class DockerEngine:
         status, data = self._call("GET", f"/containers/{container}/json")
         if status == 404:
             return None
-        state = _checked(status, data, action="inspect the sandbox")["State"]
-        return ContainerState(
-            running=state["Running"],
-            pid=state["Pid"],
-            exit_code=state["ExitCode"],
-            oom_killed=state["OOMKilled"],
-            error=state["Error"],
-        )
+        facts = _checked(status, data, action="inspect the sandbox")
+        with _understood("inspect the sandbox"):
+            state = facts["State"]
+            return ContainerState(
+                running=state["Running"],
+                pid=state["Pid"],
+                exit_code=state["ExitCode"],
+                oom_killed=state["OOMKilled"],
+                error=state["Error"],
+            )
 
     def limit_cpu(self, container: str, cpus: float) -> None:
         """Set the quota; the period was set at creation (``NanoCpus`` refuses updates)."""
         body = {"CpuPeriod": CPU_PERIOD, "CpuQuota": int(cpus * CPU_PERIOD)}
         status, data = self._call("POST", f"/containers/{container}/update", body)
-        answer = _checked(status, data, action="limit the sandbox's processor time")
-        if answer.get("Warnings"):
-            raise LimitNotHeldError(key="cpus", asked=cpus, found="; ".join(answer["Warnings"]))
+        action = "limit the sandbox's processor time"
+        answer = _checked(status, data, action=action)
+        with _understood(action):
+            warnings = "; ".join(answer.get("Warnings") or ())
+        if warnings:
+            raise LimitNotHeldError(key="cpus", asked=cpus, found=warnings)
 
     def kill(self, container: str, signal: str = "KILL") -> None:
         """Send PID 1 a signal; one that is gone (404) or not running (409) is fine."""
@@ -222,15 +238,16 @@ class DockerEngine:
         filters = _quoted(json.dumps({"label": [label]}))
         path = f"/containers/json?all=1&filters={filters}"
         rows = self._json("GET", path, action="list containers")
-        return tuple(
-            ContainerSummary(
-                id=row["Id"],
-                name=row["Names"][0].lstrip("/") if row["Names"] else "",
-                state=row["State"],
-                labels=row["Labels"],
+        with _understood("list containers"):
+            return tuple(
+                ContainerSummary(
+                    id=row["Id"],
+                    name=row["Names"][0].lstrip("/") if row["Names"] else "",
+                    state=row["State"],
+                    labels=row["Labels"],
+                )
+                for row in rows
             )
-            for row in rows
-        )
 
     def last_lines(self, container: str, count: int) -> str:
         """The last ``count`` lines of the log; empty where there is none."""
@@ -252,21 +269,23 @@ class DockerEngine:
         """Call by the version that both speak; engines from 29 on refuse old ones."""
         payload = b"" if body is None else json.dumps(body).encode()
         status, data = self._send(method, self._prefix() + path, payload)
-        if status == 400 and self._api == API:
+        if status == 400 and self._api == [API]:
             oldest = self._oldest_version()
             if oldest > API:
-                self._api = oldest
+                self._api[0] = oldest
                 return self._send(method, self._prefix() + path, payload)
         return status, data
 
     def _prefix(self) -> str:
-        return f"/v{self._api[0]}.{self._api[1]}"
+        major, minor = self._api[0]
+        return f"/v{major}.{minor}"
 
     def _oldest_version(self) -> tuple[int, int]:
         status, data = self._send("GET", "/version", b"")
-        text = _checked(status, data, action="tell its version").get("MinAPIVersion", "0.0")
-        major, _, minor = text.partition(".")
-        return int(major), int(minor)
+        answer = _checked(status, data, action="tell its version")
+        with _understood("tell its version"):
+            major, _, minor = answer.get("MinAPIVersion", "0.0").partition(".")
+            return int(major), int(minor)
 
     def _send(self, method: str, path: str, payload: bytes) -> tuple[int, bytes]:
         what = f"answer {method} {path.removeprefix(self._prefix()).partition('?')[0]}"
@@ -274,12 +293,13 @@ class DockerEngine:
             f"{method} {path} HTTP/1.0\r\nHost: docker\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
         ).encode() + payload
+        patience = max(0.0, min(DEADLINE, self.until - time.monotonic()))
         try:
-            answer = _exchange(self.path, request)
+            answer = _exchange(self.path, request, patience)
         except PermissionError as error:
             raise EnginePermissionError(socket=self.path) from error
         except TimeoutError as error:
-            raise EngineError(action=what, reason=f"not done within {DEADLINE:g} s") from error
+            raise EngineError(action=what, reason=f"not done within {patience:.2g} s") from error
         except OSError as error:
             raise EngineUnreachableError(
                 socket=self.path, reason=error.strerror or str(error)
@@ -316,11 +336,13 @@ def _answers(path: str) -> bool:
         return True
 
 
-def _exchange(path: str, request: bytes) -> bytes:
-    deadline = time.monotonic() + DEADLINE
+def _exchange(path: str, request: bytes, patience: float) -> bytes:
+    if not patience:
+        raise TimeoutError
+    deadline = time.monotonic() + patience
     chunks = []
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(DEADLINE)
+        connection.settimeout(patience)
         connection.connect(path)
         connection.sendall(request)
         while chunk := connection.recv(65536):
@@ -341,6 +363,16 @@ def _checked(status: int, data: bytes, *, action: str) -> Any:
         reason = answer.get("message", "") if isinstance(answer, dict) else ""
         raise EngineError(action=action, reason=reason or f"status {status}")
     return answer
+
+
+@contextmanager
+def _understood(action: str) -> Iterator[None]:
+    """An answer that does not hold what it should is the engine's error."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        reason = f"its answer was not understood ({type(error).__name__}: {error})"
+        raise EngineError(action=action, reason=reason) from error
 
 
 def _demultiplex(data: bytes) -> bytes:

@@ -23,6 +23,9 @@ class Usage:
     pids_refused: int
 
 
+NO_USAGE: Final = Usage(memory_peak=0, oom_kills=0, pids_refused=0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Load:
     """What a group has now, and how long it has run; times are µs since it was made.

@@ -8,9 +8,12 @@ kernel alive, so the flag alone decides nothing.
 
 import signal
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 from kernel_provider.warden.cgroup import Usage
+
+LINE: Final = 300
+"""Characters of an error's text that are told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +51,24 @@ class Cause:
         return f"{self.name}: {self.reason} {self.remedy}"
 
 
+TERMINATED: Final = Cause(
+    name="WardenLost",
+    reason="the process beside the sandbox was told to end (SIGTERM), and removed it.",
+    remedy="Restart the kernel; the machine may be shutting down.",
+    exit_code=70,
+)
+
+
 def decide(facts: Facts) -> Cause:
     """Name the cause that the facts show."""
     status = facts.status
     if status is None and facts.engine_status is not None:
         code = facts.engine_status
         status = 128 - code if code > 128 else code
+    how = "not by a limit of its own"
+    if status is None:
+        status = -int(signal.SIGKILL)
+        how = "most likely: neither it nor the engine said how it ended"
     if facts.violation:
         return Cause(
             name="ProtocolViolation",
@@ -75,8 +90,8 @@ def decide(facts: Facts) -> Cause:
             remedy="Variables are lost; look at the last native library that was called.",
             exit_code=128 + signal.SIGSEGV,
         )
-    if status is None or status < 0:
-        return _killed(-status if status else int(signal.SIGKILL))
+    if status < 0:
+        return _killed(-status, how)
     return Cause(
         name="KernelExited",
         reason=f"the kernel process ended with exit code {status}.",
@@ -97,14 +112,30 @@ def _out_of_memory(facts: Facts) -> Cause:
     )
 
 
-def _killed(number: int) -> Cause:
+def _killed(number: int, how: str) -> Cause:
     try:
         name = signal.Signals(number).name
     except ValueError:
         name = "unknown"
     return Cause(
         name="KernelKilled",
-        reason=f"the kernel was killed by signal {number} ({name}), not by a limit of its own.",
+        reason=f"the kernel was killed by signal {number} ({name}), {how}.",
         remedy="Variables are lost; somebody on this machine or the code itself sent it.",
         exit_code=128 + number,
     )
+
+
+def of_crash(error: Exception) -> Cause:
+    """The end of a kernel whose warden met an error that nobody foresaw."""
+    return Cause(
+        name="WardenFailed",
+        reason=f"the process beside the sandbox failed ({in_one_line(error)}) and removed it.",
+        remedy="Restart the kernel; if it happens again, report it with the server's log.",
+        exit_code=70,
+    )
+
+
+def in_one_line(error: Exception) -> str:
+    """An error's type and the beginning of its text."""
+    text = f"{type(error).__name__}: {error}".replace("%", "")
+    return " ".join(text.split())[:LINE].removesuffix(":")

@@ -10,9 +10,10 @@ from kernel_provider.engines import Mount, SandboxSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """The sandbox, its engine, its folder, and how long (s) it may take to park.
+    """The sandbox, its engine, its folder, and how long (s) it may take to serve.
 
     ``folder`` holds the warden's socket ``w``; the spec mounts its sub-folder ``r``.
+    ``digest`` names what claims the sandbox can serve, where it lies on the shelf.
     """
 
     engine: str
@@ -20,6 +21,7 @@ class Order:
     spec: SandboxSpec
     folder: str
     startup_timeout: float
+    digest: str = ""
 
     def to_json(self) -> str:
         """One text for standard input."""

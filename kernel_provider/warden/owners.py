@@ -1,4 +1,4 @@
-"""Connections of owners: the claim, orders, and the lifeline.
+"""Connections of owners: the claim, other wishes, and the lifeline.
 
 Whoever holds a connection keeps the sandbox alive. It is watched twice, by the
 connection's end and by the process itself (pidfd), because a forked child that
@@ -10,14 +10,17 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from kernel_provider.warden.acceptor import Acceptor
 from kernel_provider.warden.loop import READ, Loop
 from kernel_provider.warden.rendezvous import CHANNELS, peer
 
+if TYPE_CHECKING:
+    from kernel_provider.warden.wishes import Wish
+
 LINE: Final = 1 << 20
-"""Bytes of one order at most; owners are our own user, and mistakes happen."""
+"""Bytes of one wish at most; owners are our own user, and mistakes happen."""
 
 
 class Owner:
@@ -47,9 +50,12 @@ class Owner:
 
     def say(self, event: Mapping[str, Any]) -> None:
         """Send one line; an owner that is gone or does not read is dropped."""
+        line = json.dumps(event).encode() + b"\n"
         try:
-            self.connection.send(json.dumps(event).encode() + b"\n")
+            heard = self.connection.send(line) == len(line)
         except OSError:
+            heard = False
+        if not heard:
             self.close()
 
     def close(self) -> None:
@@ -71,6 +77,8 @@ class Owner:
         self.close()
 
     def _hear(self, _events: int) -> None:
+        from kernel_provider.warden.wishes import parse_wish  # noqa: PLC0415  nobody waits now
+
         try:
             data, descriptors, _, _ = socket.recv_fds(self.connection, 65536, len(CHANNELS) + 1)
         except BlockingIOError:
@@ -83,11 +91,13 @@ class Owner:
             self.close()
             return
         *lines, self._buffer = self._buffer.split(b"\n")
-        try:
-            for line in lines:
-                self._owners.on_order(self, json.loads(line))
-        except (ValueError, LookupError, TypeError):  # a mistake costs the one who makes it
-            self.close()
+        for line in lines:
+            try:
+                wish = parse_wish(line)
+            except ValueError:  # a mistake costs the one who makes it
+                self.close()
+                return
+            self._owners.on_wish(self, wish)
 
 
 class Owners:
@@ -97,11 +107,11 @@ class Owners:
         self,
         loop: Loop,
         listener: socket.socket,
-        on_order: Callable[[Owner, dict[str, Any]], None],
+        on_wish: "Callable[[Owner, Wish], None]",
         on_none: Callable[[], None],
     ) -> None:
         self.loop = loop
-        self.on_order = on_order
+        self.on_wish = on_wish
         self._on_none = on_none
         self._all: list[Owner] = []
         Acceptor(loop, listener, self._welcome)

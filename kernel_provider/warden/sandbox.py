@@ -7,8 +7,10 @@ whichever of them was the last to succeed.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -17,10 +19,15 @@ from kernel_provider.engines import ContainerState, Engine, NameTakenError, Sand
 from kernel_provider.engines.docker import CPU_PERIOD
 from kernel_provider.errors import (
     EngineError,
+    EngineUnreachableError,
     GpuError,
     ImageProtocolError,
     LimitNotHeldError,
+    PreloadError,
+    RuntimeFolderError,
+    SandboxError,
     StartError,
+    StartMemoryError,
     WorkspaceError,
 )
 from kernel_provider.warden import cgroup, rendezvous
@@ -29,15 +36,26 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from kernel_provider.warden.death import Cause, Facts
+
 UID_TRIES: Final = 64
 GONE_WITHIN: Final = 10.0
 LOGGED_WITHIN: Final = 1.0
+DYING: Final = 0.1
+"""Seconds from what a dying process can't do any more to the end that can be seen."""
+TOLD_WITHIN: Final = 2.0
+"""Seconds that an engine gets to say how a container ended, and as many for its log."""
+
+
+class EndedError(Exception):
+    """A step failed because PID 1 has ended: how it did is told by whoever watches it."""
 
 
 class Sandbox:
     """Creates, checks, limits, ends and removes one container."""
 
     def __init__(self, engine: Engine, spec: SandboxSpec, *, folder: str, address: str) -> None:
+        """Bind the sockets; nothing is asked of the engine. Raises RuntimeFolderError."""
         self._address = address
         self._memo = f"{os.path.dirname(folder)}/uids"
         self.engine = engine
@@ -46,69 +64,80 @@ class Sandbox:
         )
         self.container = ""
         self.takes_workspace = False
+        self.image_id = ""
         self.uid = 0
         self.pid = 0
         self.group: cgroup.Cgroup | None = None
         self.guardian: socket.socket | None = None
         self._meeting = f"{folder}/r"
-        self.sockets = rendezvous.InnerSockets(f"{folder}/i")
-        self.listener = rendezvous.listen_for_guardian(self._meeting)
+        self.removed = False
+        try:
+            self.sockets = rendezvous.InnerSockets(f"{folder}/i")
+            self.listener = rendezvous.listen_for_guardian(self._meeting)
+        except OSError as error:
+            raise RuntimeFolderError(path=folder, reason=error.strerror or "unusable") from error
 
-    def launch(self) -> None:
-        """Create and start the container, and find its control group.
+    def launch(self, until: float) -> None:
+        """Create and start the container by then (monotonic), and find its control group.
 
         Raises EngineError, GpuError, ImageMissingError, ImageProtocolError,
-        LimitNotHeldError.
+        LimitNotHeldError, StartError, and EndedError where its PID 1 has ended already.
         """
-        image = self.engine.image(self.spec.image)
+        engine = self.engine.by(until)
+        image = engine.image(self.spec.image)
         found = image.labels.get(names.LABEL_PROTOCOL, "none")
         if found != str(names.PROTOCOL):
             raise ImageProtocolError(image=self.spec.image, found=found, expected=names.PROTOCOL)
+        self.image_id = image.id
         self.takes_workspace = names.LABEL_WORKSPACE in image.labels
-        self._create(image.id)
-        self._start()
-        state = self.engine.inspect(self.container)
+        self._create(engine, image.id)
+        self._start(engine)
+        state = engine.inspect(self.container)
         if state is None or not state.running:
-            failure = self.failure("it ended at once", state)
-            raise failure
+            raise EndedError
         self.pid = state.pid
         try:
-            self.group = cgroup.Cgroup(state.pid)
-        except OSError as error:
-            raise LimitNotHeldError(
-                key="all limits", asked="readable", found="no control group"
-            ) from error
+            group = cgroup.Cgroup(state.pid)
+        except (OSError, ValueError) as error:
+            raise self._blame(_unreadable(f"{error}")) from error
+        if not self._is_ours():  # the dying are moved to the root group
+            raise self._blame(_unreadable("another control group"))
+        self.group = group
 
-    def _start(self) -> None:
+    def _start(self, engine: Engine) -> None:
         try:
-            self.engine.start(self.container)
+            engine.start(self.container)
         except EngineError as error:
             if type(error) is EngineError and self.spec.gpus:
                 raise GpuError(reason=error.data["reason"]) from error
             raise
 
-    def _create(self, image_id: str) -> None:
+    def _create(self, engine: Engine, image_id: str) -> None:
         """A name tells the uid, and a name that is taken means the next uid (D1)."""
-        first, count = self._id_range()
+        first, count = self._id_range(engine)
         offset = int.from_bytes(os.urandom(4), "big") % count  # engines don't meet by habit
         for step in range(UID_TRIES):
             uid = first + (offset + step) % count
             if uid == os.getuid():
                 continue
             try:
-                self.container = self.engine.create(self.spec, image_id=image_id, uid=uid)
+                self.container = engine.create(self.spec, image_id=image_id, uid=uid)
             except NameTakenError:
                 continue
             self.uid = uid
             return
         raise StartError(reason=f"{UID_TRIES} uids in a row are in use", last_words="")
 
-    def _id_range(self) -> tuple[int, int]:
+    def _id_range(self, engine: Engine) -> tuple[int, int]:
         """Ask the engine once in its life: a third of a fast start would go into it.
 
         Its life is told by its socket, which every engine makes anew when it starts.
         """
-        facts = os.stat(self._address)
+        try:
+            facts = os.stat(self._address)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise EngineUnreachableError(socket=self._address, reason=reason) from error
         life = [self._address, facts.st_dev, facts.st_ino, facts.st_ctime_ns]
         try:
             with open(self._memo, encoding="utf-8") as file:
@@ -117,32 +146,61 @@ class Sandbox:
                 return int(first), int(count)
         except (OSError, ValueError, TypeError):
             pass
-        first, count = self.engine.id_range()
+        first, count = engine.id_range()
         scratch = f"{self._memo}.{os.getpid()}"
-        with open(scratch, "w", encoding="utf-8") as file:
-            json.dump([life, first, count], file)
-        os.replace(scratch, self._memo)
+        with suppress(OSError):  # a full disk makes starts slower, and no more
+            with open(scratch, "w", encoding="utf-8") as file:
+                json.dump([life, first, count], file)
+            os.replace(scratch, self._memo)
         return first, count
+
+    def _blame(self, symptom: SandboxError) -> Exception:
+        """Put a failed step down to the end of PID 1, where that is what it shows."""
+        ended = _until(lambda: not cgroup.is_alive(self.pid), DYING)
+        return EndedError() if ended else symptom
 
     def meet(self) -> None:
         """Take the guardian's connection, check who it is, hand the sockets over, once.
 
-        Raises StartError where it is anybody but the container's PID 1.
+        Raises StartError where it is anybody but the container's PID 1, and EndedError.
         """
-        connection, _ = self.listener.accept()
-        rendezvous.close_rendezvous(self.listener, self._meeting)
-        if not rendezvous.is_pid_one_of(connection, pid=self.pid, container=self.container):
+        try:
+            connection, _ = self.listener.accept()
+            rendezvous.close_rendezvous(self.listener, self._meeting)
+        except OSError as error:
+            raise self._blame(_no_meeting(error.strerror)) from error
+        try:
+            self._hand_over(connection)
+        except BaseException:
             connection.close()
-            raise StartError(reason="a stranger came to the rendezvous", last_words="")
-        self.sockets.hand_over(connection)
+            raise
         connection.setblocking(False)  # noqa: FBT003
         self.guardian = connection
 
-    def close_limits(self) -> None:
-        """Limit processor time and read every limit back from the kernel (D4, D6)."""
-        if self.spec.cpus_open:
-            self.engine.limit_cpu(self.container, self.spec.cpus)
+    def _hand_over(self, connection: socket.socket) -> None:
+        if not rendezvous.is_pid_one_of(connection, pid=self.pid, container=self.container):
+            stranger = _no_meeting("a stranger came")
+            came, _ = rendezvous.peer(connection)
+            raise self._blame(stranger) if came == self.pid else stranger
+        try:
+            self.sockets.hand_over(connection)
+        except OSError as error:
+            raise self._blame(_no_meeting(error.strerror)) from error
+
+    def close_limits(self, until: float) -> None:
+        """Limit processor time and read every limit back from the kernel (D4, D6).
+
+        Raises EngineError where the engine can't, LimitNotHeldError, EndedError.
+        """
         assert self.group is not None
+        try:
+            if self.spec.cpus_open:
+                self.engine.by(until).limit_cpu(self.container, self.spec.cpus)
+            found = self.group.limits()
+        except EngineError as error:
+            raise self._blame(error) from error
+        except (OSError, ValueError) as error:
+            raise self._blame(_unreadable(f"{error}")) from error
         asked = {
             "memory": self.spec.memory,
             "memory+swap": self.spec.memory,
@@ -150,66 +208,101 @@ class Sandbox:
             "cpu_quota": int(self.spec.cpus * CPU_PERIOD),
             "cpu_period": CPU_PERIOD,
         }
-        found = self.group.limits()
         wrong = cgroup.mismatch(found, asked)
         if wrong is not None:
             raise LimitNotHeldError(key=wrong, asked=asked[wrong], found=found[wrong])
 
-    def failure(
-        self,
-        reason: str,
-        state: ContainerState | None = None,
-        kind: type[StartError] = StartError,
-    ) -> StartError:
-        """Word a failed start: state, exit code, the last lines that were printed."""
-        state = state or self.engine.inspect(self.container)
-        words = ""
-        if state is not None and not state.running:
-            words += f" (exit code {state.exit_code}{', out of memory' * state.oom_killed})"
-            words += f"; {state.error}" if state.error else ""
-        lines = self.engine.last_lines(self.container, 8).strip()
-        if lines:
-            words += "; its last words: " + " | ".join(lines.splitlines()).replace("%", "")
-        return kind(reason=reason, last_words=words)
+    def not_unpacked(self, folder: str, status: int | None) -> WorkspaceError | None:
+        """Word a start that ended with the copy of ``folder``; None if it was not that.
 
-    def not_unpacked(self, folder: str) -> WorkspaceError:
-        """Word a start that ended with the copy of ``folder``; the log may come late."""
-        lines: list[str] = []
+        The launcher's words may come into the log a little later than its end is seen.
+        """
+        engine = self.engine.by(time.monotonic() + TOLD_WITHIN)
+        lines = [""]
 
         def is_told() -> bool:
-            lines[:] = self.engine.last_lines(self.container, 1).split("\n")
+            with suppress(EngineError):
+                lines[:] = engine.last_lines(self.container, 1).split("\n")
             return bool(lines[0])
 
-        _until(is_told, LOGGED_WITHIN)
+        if self.group is not None and self.group.usage().oom_kills:
+            lines = ["it does not fit into its memory"]
+        elif status != names.NOT_UNPACKED:
+            return None
+        else:
+            _until(is_told, LOGGED_WITHIN)
         return WorkspaceError(
             folder=folder,
             reason=lines[0].replace("%", "") or "it does not fit there",
-            remedy="raise tmp_size, which is part of memory, or move data out of the folder",
+            remedy="raise memory, and tmp_size, which is part of it; or move data elsewhere, "
+            "and add that to mounts",
         )
 
-    def ended(self, patience: float) -> ContainerState | None:
-        """Wait until the engine, too, says that PID 1 is gone; None if it never does."""
-        deadline = time.monotonic() + patience
+    def facts(self, status: int | None, *, oom_kills: int, violation: str) -> Facts:
+        """What is known of an end; the engine is asked where the guardian left no word."""
+        from kernel_provider.warden.death import Facts  # noqa: PLC0415
+
+        usage = self.group.usage() if self.group is not None else cgroup.NO_USAGE
+        state = None
+        if status is None and not violation:
+            with suppress(EngineError):
+                state = self._ended()
+        return Facts(
+            status=status,
+            engine_status=state.exit_code if state is not None else None,
+            oom_flag=state is not None and state.oom_killed,
+            usage=usage,
+            oom_kills_before=oom_kills,
+            memory=self.spec.memory,
+            violation=violation,
+        )
+
+    def _ended(self) -> ContainerState | None:
+        """What the engine says of PID 1's end; None if it does not see one in time."""
+        engine = self.engine.by(time.monotonic() + TOLD_WITHIN)
         while True:
-            state = self.engine.inspect(self.container)
-            if state is None or not state.running or time.monotonic() > deadline:
+            state = engine.inspect(self.container)
+            if state is None or not state.running:
                 return state
             time.sleep(0.01)
 
-    def remove(self) -> bool:
+    def start_error(self, cause: Cause, status: int | None) -> StartError:
+        """The error of a start that ended so."""
+        kind = StartMemoryError if cause.name == "MemoryLimitExceeded" else StartError
+        if status == names.PRELOAD_FAILED:
+            kind = PreloadError
+        return kind(reason=cause.reason.rstrip("."), last_words=self.last_words())
+
+    def last_words(self) -> str:
+        """What was printed last, for the end of a sentence; empty if that was nothing."""
+        engine = self.engine.by(time.monotonic() + TOLD_WITHIN)
+        try:
+            lines = engine.last_lines(self.container, 8).strip()
+        except EngineError:
+            return "; its last words are not known, since the engine does not answer"
+        words = " | ".join(lines.splitlines()).replace("%", "")
+        return f"; its last words: {words}" if words else ""
+
+    def remove(self, until: float = math.inf) -> bool:
         """Kill and remove, and look: true when process and control group are empty.
 
         An engine has been seen to forget a container whose processes ran on, so its
-        word is not enough (D3).
+        word is not enough (D3); nor is it needed, since PID 1 ends with its connection.
+        What the engine does not remove, in its own time or by then (monotonic), stays
+        un-``removed``, for another try or the next sweep. Twice is fine.
         """
         if self.guardian is not None:
             self.guardian.close()
             self.guardian = None
         if self.listener.fileno() >= 0:
-            rendezvous.close_rendezvous(self.listener, self._meeting)
+            with suppress(OSError):  # its folder was cleared away by somebody
+                rendezvous.close_rendezvous(self.listener, self._meeting)
         if not self.container:
             return True
-        self.engine.remove(self.container)
+        if not self.removed:
+            with suppress(EngineError):
+                self.engine.by(until).remove(self.container)
+                self.removed = True
         return _until(self._is_gone, GONE_WITHIN)
 
     def _is_gone(self) -> bool:
@@ -224,6 +317,14 @@ class Sandbox:
                 return self.container in file.read()
         except OSError:
             return False
+
+
+def _unreadable(why: str) -> LimitNotHeldError:
+    return LimitNotHeldError(key="all limits", asked="readable", found=why)
+
+
+def _no_meeting(why: str | None) -> StartError:
+    return StartError(reason=f"its rendezvous failed: {why}", last_words="")
 
 
 def _until(condition: Callable[[], bool], patience: float) -> bool:

@@ -11,15 +11,22 @@ import json
 import os
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from kernel_provider.errors import SandboxError
+from kernel_provider.errors import SandboxError, StartError
 from kernel_provider.warden.loop import READ, Loop
+from kernel_provider.warden.sandbox import EndedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from kernel_provider.warden.sandbox import Sandbox
+    from kernel_provider.warden.wishes import Claim
+
+CLAIM_WITHIN: Final = 5.0
+"""Seconds that a sandbox may take to read its claim."""
+LINE: Final = 4096
+"""Bytes of one line at most: a guardian's words are short."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,30 +53,42 @@ class Talk:
         loop.watch(sandbox.listener.fileno(), READ, self._arrive)
         try:
             self._pidfd = os.pidfd_open(sandbox.pid)
-        except OSError:
+        except ProcessLookupError:
             loop.after(0, self._pid_one_ended)
         else:
             loop.watch(self._pidfd, READ, lambda _: self._pid_one_ended())
 
-    def claim(self, claim: Mapping[str, object], descriptors: Sequence[int]) -> None:
+    def claim(self, claim: Claim, descriptors: Sequence[int]) -> None:
         """Tell the kernel whose it is, and pass on the folder's copy if there is one.
 
-        That is sealed memory, plain data that leads nowhere; ours is closed.
+        That is sealed memory, plain data that leads nowhere; ours is closed. That the
+        kernel does not listen is told as any failure.
         """
         guardian = self._sandbox.guardian
         assert guardian is not None
-        wanted = {name: claim[name] for name in ("key", "env", "cwd")}
-        wanted["workspace"] = bool(claim.get("workspace"))  # not which folder of the host's
+        wanted = {
+            "key": claim.key,
+            "env": claim.env,
+            "cwd": claim.cwd,
+            "workspace": bool(claim.workspace),  # not which folder of the host's
+        }
         line = json.dumps(wanted).encode() + b"\n"
-        guardian.setblocking(True)  # noqa: FBT003
+        guardian.settimeout(CLAIM_WITHIN)
         try:
             sent = socket.send_fds(guardian, [line], descriptors)
-            if sent < len(line):
-                guardian.sendall(line[sent:])
+            guardian.sendall(line[sent:])
+        except TimeoutError:
+            self._loop.after(0, self._not_read)
+        except OSError:  # it has hung up: what it said before that is still to be heard
+            self._loop.after(0, self._pid_one_ended)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
         guardian.setblocking(False)  # noqa: FBT003
+
+    def _not_read(self) -> None:
+        reason = f"it did not read its claim within {CLAIM_WITHIN:g} s"
+        self._listener.failed(StartError(reason=reason, last_words=""))
 
     def close(self) -> None:
         """Hear no more; must come before the sandbox is removed. Twice is fine."""
@@ -87,6 +106,8 @@ class Talk:
         self._loop.forget(self._sandbox.listener.fileno())
         try:
             self._sandbox.meet()
+        except EndedError:  # which the process itself is about to show
+            return
         except SandboxError as error:
             self._listener.failed(error)
             return
@@ -106,16 +127,21 @@ class Talk:
         *lines, self._lines = (self._lines + data).split(b"\n")
         for line in lines:
             self._understand(line)
-        if not data:
+        if not data or len(self._lines) > LINE:
             self._end(None)
 
     def _understand(self, line: bytes) -> None:
+        if self._over:
+            return
         if line == b"parked":
             self._listener.parked()
         elif line == b"ready":
             self._listener.ready()
         elif line.startswith(b"exit "):
-            self._end(int(line[5:]))
+            try:
+                self._end(int(line[5:]))
+            except ValueError:
+                self._end(None)
 
     def _pid_one_ended(self) -> None:
         """Its word may still be in the connection: look there first."""

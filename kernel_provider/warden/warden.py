@@ -1,4 +1,4 @@
-"""The warden's life: start a sandbox, park it, take one claim, relay, see it out."""
+"""The warden's life: start a sandbox, park it, take one claim, relay, until an end."""
 
 from __future__ import annotations
 
@@ -6,37 +6,39 @@ import os
 import signal
 import socket
 import threading
+import time
+from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
-from kernel_provider import names
-from kernel_provider.engines import Engine, open_engine
+from kernel_provider.engines import Engine, SandboxSpec, open_engine
 from kernel_provider.errors import (
     EngineError,
-    PreloadError,
     SandboxError,
     StartError,
     WardenError,
     WorkspaceImageError,
 )
-from kernel_provider.warden.cgroup import Usage
+from kernel_provider.warden.ending import Ending
 from kernel_provider.warden.loop import Loop, Timer
 from kernel_provider.warden.owners import Owner, Owners
 from kernel_provider.warden.rendezvous import CHANNELS
-from kernel_provider.warden.sandbox import Sandbox
+from kernel_provider.warden.sandbox import EndedError, Sandbox
 from kernel_provider.warden.talk import Listener, Talk
 
 # What is needed only once the sandbox is under way is imported while it starts: a
 # sixth of this process's own start, on the path of every cold launch.
 if TYPE_CHECKING:
-    from kernel_provider.warden.death import Cause
+    from queue import SimpleQueue
+
     from kernel_provider.warden.order import Order
+    from kernel_provider.warden.parking import Parking
     from kernel_provider.warden.relay import Relay
+    from kernel_provider.warden.wishes import Attach, Claim, Park, Wish
 
 UNCLAIMED: Final = 30.0
 """Seconds that an order's own claim may take to come."""
-UNHEARD: Final = 5.0
-"""Seconds that a failure waits for somebody to tell."""
 
 
 class Warden:
@@ -44,105 +46,139 @@ class Warden:
 
     def __init__(self, order: Order, listener: socket.socket) -> None:
         self.order = order
-        self.spec = order.spec
         self.loop = Loop()
-        self.owners = Owners(self.loop, listener, self.on_order, self.on_no_owner)
-        self.relay: Relay | None = None
+        self.owners = Owners(self.loop, listener, self.on_wish, self.on_no_owner)
+        self.ending = Ending(self)
         self.sandbox: Sandbox | None = None
         self.talk: Talk | None = None
-        self.key = ""
-        self._claim: dict[str, Any] | None = None
+        self.relay: Relay | None = None
+        self.claim: Claim | None = None
         self._claimant: Owner | None = None
+        self._signals: SimpleQueue[str] | None = None
+        self.parking: Parking | None = None
         self._parked = False
-        self._ending = False
         self._wanted = False
         self._oom_kills = 0
-        self._failure: SandboxError | None = None
+        self._until = time.monotonic() + order.startup_timeout
         self._deadline: Timer = self.loop.after(order.startup_timeout, self.on_timeout)
 
-    def run(self) -> None:
-        """Live."""
-        self.loop.on_signal(signal.SIGTERM, self.end)
-        try:
-            self.start(open_engine(self.order.engine, self.order.address))
-            import kernel_provider.warden.relay  # noqa: F401, PLC0415  see above
+    @property
+    def key(self) -> str:
+        """The password of further owners, and what signs the last words."""
+        return self.claim.key if self.claim is not None else ""
 
-            self.loop.run()
+    def run(self) -> None:
+        """Live; leave nothing, and no error untold."""
+        self.loop.on_signal(signal.SIGTERM, self.on_terminated)
+        self.loop.after(0, self.begin)
+        try:
+            while not self.ending.over:
+                self.serve()
         finally:
-            self.clean()
+            self.ending.clean()
+
+    def serve(self) -> None:
+        """Run until the end, or until an error that nobody foresaw has begun it."""
+        try:
+            self.loop.run()
+        except Exception as error:  # noqa: BLE001  whatever it is, it is told
+            self.ending.crash(error)
 
     # --- starting ---------------------------------------------------------------------
 
-    def start(self, engine: Engine) -> None:
-        """Have a container made and started; a failure is told once the loop runs."""
+    def begin(self) -> None:
+        """Start the sandbox, and import what serving takes while it comes up."""
+        self.start(open_engine(self.order.engine, self.order.address), self.order.spec)
+        import kernel_provider.warden.relay  # noqa: PLC0415  see above
+        import kernel_provider.warden.wishes  # noqa: F401, PLC0415
+
+    def start(self, engine: Engine, spec: SandboxSpec) -> None:
+        """Have a container made and started; a failure is told once owners were heard."""
+        folder, address = self.order.folder, self.order.address
         try:
-            self.sandbox = Sandbox(
-                engine, self.spec, folder=self.order.folder, address=self.order.address
-            )
-            self.sandbox.launch()
+            self.sandbox = Sandbox(engine, spec, folder=folder, address=address)
+            self.sandbox.launch(self._until)
+        except EndedError:
+            self._deadline.cancel()
+            self.loop.after(0, partial(self.on_end, None))
         except SandboxError as error:
-            self.loop.after(0, lambda e=error: self.fail(e))  # type: ignore[misc]
-            return
-        listener = Listener(
-            parked=self.on_parked, ready=self.on_ready, ended=self.on_end, failed=self.fail
-        )
-        self.talk = Talk(self.loop, self.sandbox, listener)
+            self._deadline.cancel()
+            self.loop.after(0, partial(self.ending.fail, error))
+        else:
+            self.talk = Talk(
+                self.loop,
+                self.sandbox,
+                Listener(
+                    parked=self.on_parked,
+                    ready=self.on_ready,
+                    ended=self.on_end,
+                    failed=self.ending.fail,
+                ),
+            )
 
     def on_parked(self) -> None:
         """Everything is imported and nobody was served: close the limits, be claimable."""
-        if self._parked or self._ending:
+        if self._parked or self.ending.begun:
             return
         assert self.sandbox is not None
         try:
-            self.sandbox.close_limits()
-        except EngineError:
-            self.start_limited()
+            self.sandbox.close_limits(self._until)
+        except EndedError:  # which the talk is about to tell
+            return
+        except EngineError as error:
+            self.start_limited(error)
             return
         except SandboxError as error:
-            self.fail(error)
+            self.ending.fail(error)
             return
         self._parked = True
-        self._deadline.cancel()
-        if self._claim is not None:
+        if self.claim is not None:
             self.pass_claim()
+            return
+        self._deadline.cancel()
+        if self.parking is not None:
+            self.parking.lie_down()
         else:
             self._deadline = self.loop.after(UNCLAIMED, self.on_timeout)
 
-    def start_limited(self) -> None:
+    def start_limited(self, refusal: EngineError) -> None:
         """Start again where the engine can't close a limit, closed from the start (D4)."""
         import shutil  # noqa: PLC0415
 
         assert self.sandbox is not None
-        self.remove()
+        assert self.talk is not None
+        self.talk.close()
+        self.sandbox.remove(self._until)
+        if not self.sandbox.removed:
+            self.ending.fail(refusal)
+            return
         for name in ("i", "r"):
             shutil.rmtree(f"{self.order.folder}/{name}", ignore_errors=True)
-        self.spec = replace(self.spec, cpus_open=False)
-        self.start(self.sandbox.engine)
+        self.start(self.sandbox.engine, replace(self.order.spec, cpus_open=False))
 
     def pass_claim(self) -> None:
         """Tell the kernel whose it is."""
         assert self.talk is not None
+        assert self.claim is not None
         assert self.sandbox is not None
-        assert self._claim is not None
         assert self._claimant is not None
-        self._deadline.cancel()
-        if self._claim.get("workspace") and not self.sandbox.takes_workspace:
-            self.fail(WorkspaceImageError(image=self.spec.image))
+        if self.claim.workspace and not self.sandbox.takes_workspace:
+            self.ending.fail(WorkspaceImageError(image=self.order.spec.image))
             return
         brought = self._claimant.descriptors
         self._claimant.descriptors, copy = brought[: len(CHANNELS)], brought[len(CHANNELS) :]
-        self.talk.claim(self._claim, copy)
+        self.talk.claim(self.claim, copy)
 
     def on_ready(self) -> None:
         """Open the relay and say so; then see to the dead of others."""
-        if self._claim is None or self.relay is not None:
+        if self.claim is None or not self._parked or self.relay is not None:
             return
         from kernel_provider.warden.relay import Relay  # noqa: PLC0415
         from kernel_provider.warden.zmtp import FrameLimits  # noqa: PLC0415
 
         assert self.sandbox is not None
         assert self._claimant is not None
-        self.relay = Relay(
+        relay = Relay(
             self.loop,
             self.sandbox.sockets.connect,
             self.on_violation,
@@ -151,7 +187,9 @@ class Warden:
         )
         outer = [socket.socket(fileno=fd) for fd in self._claimant.descriptors]
         self._claimant.descriptors = []
-        self.relay.open(outer, subscribers=self._claim["subscribers"])
+        relay.open(outer, subscribers=self.claim.subscribers)
+        self._deadline.cancel()
+        self.relay = relay
         self._claimant.say(
             {
                 "event": "ready",
@@ -160,75 +198,118 @@ class Warden:
                 "pid": self.sandbox.pid,
             }
         )
-        threading.Thread(target=self.sweep, daemon=True).start()
+        with suppress(RuntimeError):  # no thread to be had: a courtesy can wait
+            threading.Thread(target=self.sweep, daemon=True).start()
 
     def sweep(self) -> None:
         """Remove what dead wardens left; in a thread, and never an error of ours."""
         from kernel_provider.warden.sweep import sweep, sweep_folders  # noqa: PLC0415
 
         assert self.sandbox is not None
-        try:
+        with suppress(SandboxError, OSError, ValueError):
             sweep(self.sandbox.engine)
             sweep_folders(os.path.dirname(self.order.folder))
-        except (SandboxError, OSError, ValueError):
-            pass
 
     # --- owners -----------------------------------------------------------------------
 
-    def on_order(self, owner: Owner, order: dict[str, Any]) -> None:
+    def on_wish(self, owner: Owner, wish: Wish) -> None:
         """Do what an owner asks."""
-        kind = order["op"]
-        if kind == "claim":
-            self.on_claim(owner, order)
-        elif kind == "attach":
-            same = bool(self.key) and order["key"] == self.key and self.relay is not None
-            uid = self.sandbox.uid if self.sandbox is not None else 0
-            owner.say({"event": "ready" if same else "refused", "uid": uid})
-            owner.holds = same
-            if not same:
-                owner.close()
-        elif kind == "signal":
-            self._wanted = self._wanted or order["signal"] in {"TERM", "KILL"}
-            threading.Thread(target=self.signal, args=(order["signal"],), daemon=True).start()
-        elif kind == "stop":
-            self.end()
+        from kernel_provider.warden.wishes import Attach, Claim, Park, Signal  # noqa: PLC0415
 
-    def on_claim(self, owner: Owner, order: dict[str, Any]) -> None:
+        if isinstance(wish, Claim):
+            self.on_claim(owner, wish)
+        elif isinstance(wish, Attach):
+            self.on_attach(owner, wish)
+        elif isinstance(wish, Signal):
+            self._wanted = self._wanted or wish.signal in {"TERM", "KILL"}
+            self.signal(wish.signal)
+        elif isinstance(wish, Park):
+            self.on_park(owner, wish)
+        else:
+            self.ending.stop()
+
+    def on_park(self, owner: Owner, wish: Park) -> None:
+        """Lie on the shelf once everything is imported, for somebody to claim."""
+        from kernel_provider.warden.parking import Parking  # noqa: PLC0415
+
+        self.parking = Parking(self, owner, wish)
+        if self.ending.begun:
+            self.ending.conclude()
+        elif self._parked:
+            self._deadline.cancel()
+            self.parking.lie_down()
+
+    def on_claim(self, owner: Owner, claim: Claim) -> None:
         """The first one wins, and its connection is the lifeline from now on."""
-        if self._claim is not None:
+        if self.claim is not None:
             error = WardenError(reason="is another's already")
             owner.say({"event": "failed", **error.to_wire()})
             owner.close()
             return
-        self._claim, self._claimant, self.key = order, owner, order["key"]
+        self.claim, self._claimant = claim, owner
         owner.holds = True
-        if self._failure is not None:
-            self.answer_failure()
+        if self.ending.begun:
+            self.ending.conclude()
         elif self._parked:
+            self._deadline.cancel()
+            self._deadline = self.loop.after(self.order.startup_timeout, self.on_timeout)
             self.pass_claim()
+            if self.parking is not None:
+                self.parking.claimed()
+
+    def on_attach(self, owner: Owner, attach: Attach) -> None:
+        """Another one who knows the key keeps the sandbox alive as well."""
+        same = bool(self.key) and attach.key == self.key and self.relay is not None
+        uid = self.sandbox.uid if self.sandbox is not None else 0
+        owner.say({"event": "ready" if same else "refused", "uid": uid})
+        owner.holds = same
+        if not same:
+            owner.close()
 
     def on_no_owner(self) -> None:
         """Nobody is left who could want this sandbox."""
-        if self._claim is not None:
-            self.end()
+        if self.claim is not None or self.parking is not None:
+            self.ending.stop()
 
     def signal(self, name: str) -> None:
-        """Have the engine signal PID 1, which passes it on; in a thread."""
-        assert self.sandbox is not None
-        try:
-            self.sandbox.engine.kill(self.sandbox.container, name)
-        except EngineError as error:
-            self.owners.murmur({"event": "trouble", "text": str(error)})
+        """Have the engine signal PID 1, one after the other, however long it takes."""
+        if self._signals is None:
+            from queue import SimpleQueue  # noqa: PLC0415
 
-    # --- ending -----------------------------------------------------------------------
+            self._signals = SimpleQueue()
+            threading.Thread(target=self.deliver, args=(self._signals,), daemon=True).start()
+        self._signals.put(name)
+
+    def deliver(self, signals: SimpleQueue[str]) -> None:
+        """Pass signals on, in a thread, while there is a sandbox."""
+        while True:
+            name = signals.get()
+            if self.sandbox is None or not self.sandbox.container:
+                continue
+            try:
+                self.sandbox.engine.kill(self.sandbox.container, name)
+            except EngineError as error:
+                self.owners.murmur({"event": "trouble", "text": str(error)})
+
+    # --- ends -------------------------------------------------------------------------
 
     def on_timeout(self) -> None:
-        """Too slow to park, or parked for a claim that never came."""
-        if self._parked or self.sandbox is None:
-            self.end()
+        """Too slow to serve, or parked for a claim that never came."""
+        wanted = self.claim is not None or self.parking is not None
+        if not wanted or self.sandbox is None:
+            self.ending.stop()
             return
         reason = f"it was not ready within {self.order.startup_timeout:g} s"
-        self.fail(self.sandbox.failure(reason))
+        self.ending.fail(StartError(reason=reason, last_words=self.sandbox.last_words()))
+
+    def on_terminated(self) -> None:
+        """SIGTERM: the machine shuts down, or a person means it."""
+        from kernel_provider.warden.death import TERMINATED  # noqa: PLC0415
+
+        if self.relay is None:
+            self.ending.fail(WardenError(reason="was told to end (SIGTERM) during its start"))
+        else:
+            self.ending.die(TERMINATED, expected=self._wanted)
 
     def on_answer(self) -> None:
         """A request is over, and what was killed for memory by now was not its doing."""
@@ -242,127 +323,17 @@ class Warden:
         threading.Thread(target=self.signal, args=("KILL",), daemon=True).start()
 
     def on_end(self, status: int | None, *, violation: str = "") -> None:
-        """The kernel is over. Take the facts, say the last words, tell the owners."""
-        from kernel_provider.warden.death import Facts, decide  # noqa: PLC0415
+        """The kernel is over: take the facts while they are there, and begin the ending."""
+        from kernel_provider.warden.death import decide  # noqa: PLC0415
 
-        if self._ending or self.sandbox is None:
+        if self.ending.begun or self.sandbox is None:
             return
+        facts = self.sandbox.facts(status, oom_kills=self._oom_kills, violation=violation)
+        cause = decide(facts)
         if self.relay is None:
-            folder = (self._claim or {}).get("workspace")
-            if folder and status == names.NOT_UNPACKED:
-                self.fail(self.sandbox.not_unpacked(folder))
-                return
-            kind = PreloadError if status == names.PRELOAD_FAILED else StartError
-            self.fail(self.sandbox.failure(_how_it_ended(status), kind=kind))
+            folder = self.claim.workspace if self.claim is not None else ""
+            error = self.sandbox.not_unpacked(folder, status) if folder else None
+            self.ending.fail(error or self.sandbox.start_error(cause, status))
             return
-        self._ending = True
-        usage = self.sandbox.group.usage() if self.sandbox.group else None
-        state = None
-        try:
-            if status is None and not violation:
-                state = self.sandbox.ended(2.0)
-        except EngineError:
-            pass
-        facts = Facts(
-            status=status,
-            engine_status=state.exit_code if state else None,
-            oom_flag=bool(state and state.oom_killed),
-            usage=usage or Usage(memory_peak=0, oom_kills=0, pids_refused=0),
-            oom_kills_before=self._oom_kills,
-            memory=self.order.spec.memory,
-            violation=violation,
-        )
-        self.mourn(decide(facts))
-
-    def mourn(self, cause: Cause) -> None:
-        """Tell the cell that was running, then the owners."""
-        from kernel_provider.warden.lastwords import LastWords, compose  # noqa: PLC0415
-
-        assert self.relay is not None
-        request = self.relay.running()
-        expected = self._wanted or (self.relay.shutdown_requested and cause.exit_code == 0)
-        subscribers = self.relay.subscribers()
-        died = {
-            "event": "died",
-            "cause": cause.to_wire(),
-            "expected": expected,
-            "subscribers": subscribers,
-        }
-
-        def finish() -> None:
-            self.owners.say(died)
-            self.finish()
-
-        self.relay.close_listeners()
-        if expected or request is None:
-            finish()
-            return
-        LastWords(self.loop, self.relay, compose(cause, request, self.key), finish)
-
-    def fail(self, error: SandboxError) -> None:
-        """The start failed: wait for the claim, if it is still to come, and answer it."""
-        if self._ending:
-            return
-        self._ending = True
-        self._failure = error
-        self._deadline.cancel()
-        # the sandbox goes first: whoever hears of the failure finds nothing left of it
-        self.remove()
-        if self._claim is not None:
-            self.answer_failure()
-        else:
-            self.loop.after(UNHEARD, self.loop.stop)
-
-    def answer_failure(self) -> None:
-        """Tell whoever claimed why there is nothing to claim."""
-        assert self._failure is not None
-        self.owners.say({"event": "failed", **self._failure.to_wire()})
-        self.loop.stop()
-
-    def end(self) -> None:
-        """Stop on request, or because nobody is left."""
-        if self._ending:
-            return
-        self._ending = True
-        self.finish()
-
-    def finish(self) -> None:
-        """Drop the clients, remove the sandbox, say that it is gone."""
-        subscribers = 0
-        if self.relay is not None:
-            subscribers = self.relay.subscribers()
-            self.relay.close()
-        gone = self.remove()
-        self.owners.say({"event": "gone", "clean": gone, "subscribers": subscribers})
-        self.loop.stop()
-
-    def remove(self) -> bool:
-        """Remove the sandbox; false where something of it is still there."""
-        if self.sandbox is None:
-            return True
-        if self.talk is not None:
-            self.talk.close()
-        try:
-            return self.sandbox.remove()
-        except SandboxError:
-            return False
-
-    def clean(self) -> None:
-        """Whatever happened: no container and no folder stays, a dead owner's neither."""
-        import shutil  # noqa: PLC0415
-
-        from kernel_provider.warden.sweep import sweep_folders  # noqa: PLC0415
-
-        try:
-            self.remove()
-        finally:
-            shutil.rmtree(self.order.folder, ignore_errors=True)
-            sweep_folders(os.path.dirname(self.order.folder))
-
-
-def _how_it_ended(status: int | None) -> str:
-    if status is None:
-        return "it ended without a word"
-    if status < 0:
-        return f"its kernel was killed by signal {-status}"
-    return f"its kernel ended with exit code {status}"
+        asked = self.relay.shutdown_requested and cause.exit_code == 0
+        self.ending.die(cause, expected=self._wanted or asked)

@@ -1,11 +1,15 @@
 """For tests in real containers: kernels, and a look for what is left."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 from kernels import kernel
+from proxy import EngineProxy, proxied
+
+from kernel_provider.engines.docker import find_socket
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,3 +23,12 @@ def shared_kernel(image: str) -> Iterator[tuple[KernelManager, BlockingKernelCli
     assert image
     with kernel() as pair:
         yield pair
+
+
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch, image: str) -> Iterator[EngineProxy]:
+    """An engine whose calls are written down, and can be held, changed or refused."""
+    assert image
+    with proxied(find_socket(os.environ)) as made:
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{made.path}")
+        yield made

@@ -16,6 +16,7 @@ import nbformat
 import pytest
 from bundles import LABELS, kernel_json, tar_of
 
+from kernel_provider import cli
 from kernel_provider.engines.docker import find_socket
 from kernel_provider.setup import engine_host
 from kernel_provider.setup.engine_host import EngineHome
@@ -108,6 +109,7 @@ def sides(engine: docker.DockerClient, tmp_path: Path, own_folders: Path) -> Ite
     finally:
         for row in engine.api.images(name=repository):
             engine.api.remove_image(row["Id"], force=True)
+        engine.close()  # its pool; the next call opens it anew
         shutil.rmtree(folders[1])
 
 
@@ -168,6 +170,35 @@ def test_another_image_of_the_name_stays(sides: Sides, engine: docker.DockerClie
         assert engine.images.get(sides.image).id == bundled
     finally:
         engine.api.remove_image(other, force=True)
+
+
+def test_what_cannot_be_packed_is_told(
+    sides: Sides,
+    engine: docker.DockerClient,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Images that are missing, of others, under names of others, or for other machines."""
+    monkeypatch.setenv("JUPYTER_PATH", sides.here["JUPYTER_PATH"])
+    foreign, renamed = f"{sides.image.partition(':')[0]}-foreign", f"x-{sides.image}"
+    engine.api.import_image_from_data(tar_of({"a": b"1"}), repository=foreign, tag="latest")
+    engine.images.get(sides.image).tag(renamed)
+    try:
+        for words, code, told in (
+            (["--image", "executor-ml-none"], 72, "the image executor-ml-none:latest is not on"),
+            (["--image", foreign], 65, "is refused: executor-ml build has not made it"),
+            (["--image", renamed], 65, "is refused: a bundle has images named executor-ml..."),
+            (["--platform", "manylinux2014_s390x"], 65, "and the packages for s390x"),
+            (["--kernelspec", "none"], 78, "there is no sandboxed kernel named 'none'"),
+        ):
+            assert cli.main(["bundle", str(sides.here_folder / "b.tar"), *words]) == code
+            error = capsys.readouterr().err
+            assert told in error
+            assert "\nFix: " in error
+            assert not list(sides.here_folder.iterdir())
+    finally:
+        for name in (foreign, renamed):
+            engine.api.remove_image(name)
 
 
 @pytest.mark.soak

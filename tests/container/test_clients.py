@@ -1,16 +1,12 @@
 """Every client that a person may use, really run against the installed kernelspec."""
 
-import http.client
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +17,11 @@ import pytest
 from jupyter_client.manager import start_new_kernel
 from kernels import KERNEL, run
 from nbclient import NotebookClient
+from servers import BIN, Server, new_session, serving
 
 from kernel_provider import names
-from kernel_provider.policy import KernelPolicy
 
 pytestmark = [pytest.mark.container, pytest.mark.usefixtures("image")]
-
-BIN = Path(sys.executable).parent
 
 
 def sandboxes(engine: docker.DockerClient) -> set[str]:
@@ -217,67 +211,6 @@ def test_start_new_kernel_passes_what_test_suites_pass() -> None:
 # --- a server -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Server:
-    """A running Jupyter server's port and token, and the file that it logs to."""
-
-    port: int
-    token: str
-    log: Path
-
-    def ask(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
-        """One request of its REST API."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        headers = {"Authorization": f"token {self.token}", "Content-Type": "application/json"}
-        try:
-            data = None if body is None else json.dumps(body)
-            connection.request(method, path, data, headers)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
-
-
-def free_port() -> int:
-    """A port that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def serving(folder: Path, *, kill: bool = False) -> Iterator[Server]:
-    """A Jupyter server as a process of its own."""
-    server = Server(port=free_port(), token="t", log=folder / "log")  # noqa: S106
-    with server.log.open("w") as log:
-        process = subprocess.Popen(
-            [
-                str(BIN / "jupyter-server"),
-                "--allow-root",
-                "--no-browser",
-                f"--ServerApp.port={server.port}",
-                f"--IdentityProvider.token={server.token}",
-                f"--ServerApp.root_dir={folder}",
-                "--ServerApp.jpserver_extensions={}",
-            ],
-            stdout=log,
-            stderr=log,
-            stdin=subprocess.DEVNULL,
-        )
-    try:
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            try:
-                server.ask("GET", "/api/status")
-                break
-            except OSError:
-                time.sleep(0.1)
-        yield server
-    finally:
-        (process.kill if kill else process.terminate)()
-        process.wait(30)
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, own_folders: Path) -> Iterator[Server]:
     """One server for the tests of its API, with a kernelspec of a typo beside ours."""
@@ -314,16 +247,6 @@ def test_the_launcher_shows_it_with_its_logos(server: Server) -> None:
         assert (status, picture[: len(start)]) == (200, start)
 
 
-def new_session(kernel_name: str) -> dict[str, object]:
-    """What JupyterLab posts when a person opens a notebook."""
-    return {
-        "path": f"{kernel_name}.ipynb",
-        "name": "",
-        "type": "notebook",
-        "kernel": {"name": kernel_name},
-    }
-
-
 def test_a_session_starts_and_ends_with_its_container(
     server: Server, engine: docker.DockerClient
 ) -> None:
@@ -354,7 +277,8 @@ def test_a_kernel_that_cannot_start_says_why_in_the_browser(
     assert status == 500
     assert json.loads(body)["message"] == (
         "kernelspec typo: there is no setting 'memroy'; did you mean 'memory'?\n"
-        "Fix: remove 'memroy' or use one of: " + ", ".join(KernelPolicy.__dataclass_fields__)
+        "Fix: remove 'memroy' or use one of: image, memory, cpus, pids, tmp_size, shm_size,"
+        " workspace, workspace_size, mounts, env, preload, startup_timeout"
     )
     assert sandboxes(engine) == before
     assert json.loads(server.ask("GET", "/api/sessions")[1]) == []
@@ -371,7 +295,7 @@ def test_the_servers_log_has_no_secret(server: Server) -> None:
     log = server.log.read_text()
     assert info["key"] not in log
     assert "JUPYTER_DATA_DIR" not in log
-    assert re.search(r"Sandbox of kernel \S+ serves", log)
+    assert re.search(r"Kernel \S+ runs in the container executor-ml-\d+", log)
 
 
 @pytest.mark.parametrize("kill", [False, True])

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from pages import blocks, commands, page, run_as_typed
+from pages import blocks, commands, read, typed
 
 from kernel_provider.ceilings import read_ceilings
 from kernel_provider.values import MIB
 
 pytestmark = [pytest.mark.container, pytest.mark.usefixtures("image")]
 
-SECTIONS = dict(part.split("\n", 1) for part in page("docs/data.md").split("\n## ")[1:])
+SECTIONS = dict(part.split("\n", 1) for part in read("docs/data.md").split("\n## ")[1:])
 
 
 @pytest.mark.parametrize("title", SECTIONS)
@@ -26,14 +26,15 @@ def test_a_section_works(title: str, tmp_path: Path) -> None:
     assert cells
     assert commands(section)
     for command in commands(section):
-        run_as_typed(command, tmp_path)
+        done = typed(command, tmp_path)
+        assert done.returncode == 0, done.stderr
     if "extract" in title:
         assert (tmp_path / "results/result.csv").read_text() == "a,b\n1,2\n"
 
 
 def test_the_policy_file_is_real(tmp_path: Path) -> None:
     """The administrator's example is understood."""
-    (example,) = blocks(page("docs/data.md"), "toml")
+    (example,) = blocks(read("docs/data.md"), "toml")
     (tmp_path / "policy.toml").write_text(example)
     ceilings = read_ceilings({}, policy_file=str(tmp_path / "policy.toml"))
     assert ceilings.limits == {"workspace": "none", "workspace_size": 16 * MIB}

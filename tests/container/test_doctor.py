@@ -73,6 +73,8 @@ def test_fix_removes_what_the_dead_left(image: str, engine: docker.DockerClient)
         made.start()
         made.wait()
         _, results, _ = doctor()
+        if not engine.containers.list(all=True, filters={"name": name}):
+            pytest.skip("a kernel of another run on this engine has swept it away first")
         assert results["leftovers"]["status"] == "warn"
         assert name in results["leftovers"]["found"]
         _, results, said = doctor("--fix")

@@ -111,6 +111,7 @@ print(KernelProvisionerFactory.instance().get_provisioner_entries())
 
 
 def test_set_up_needs_nothing_installed() -> None:
-    """The bootstrap and all that it imports run on the standard library alone."""
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import kernel_provider.setup.bootstrap"
-    run(sys.executable, "-I", "-S", "-c", code, ROOT)
+    """The bootstrap, a bundle's own, and all that they import: the standard library alone."""
+    for module in ("setup.bootstrap", "bundle.setup"):
+        code = f"import sys; sys.path.insert(0, sys.argv[1]); import kernel_provider.{module}"
+        run(sys.executable, "-I", "-S", "-c", code, ROOT)

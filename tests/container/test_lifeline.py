@@ -4,14 +4,15 @@ import asyncio
 import json
 import os
 import queue
+import random
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import asdict
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 from kernels import kernel, run
-from proxy import EngineProxy, proxied
+from proxy import CREATE, INSPECT, REMOVE, START, UPDATE, EngineProxy
 from sandboxes import (
     KEY,
     containers_of,
     end,
+    failed_launch,
     left_of,
     look,
     session,
@@ -33,47 +35,20 @@ from sandboxes import (
     value,
 )
 
+import kernel_provider
 from kernel_provider.engines.docker import find_socket
-from kernel_provider.errors import EngineError, LimitNotHeldError, SandboxError, WardenError
+from kernel_provider.errors import EngineError, LimitNotHeldError, WardenError
 from kernel_provider.hardening import sandbox_spec
 from kernel_provider.policy import KernelPolicy
 from kernel_provider.session import Session, prune
 from kernel_provider.warden import cgroup
+from kernel_provider.warden.order import Order
 from kernel_provider.warden.rendezvous import BACKLOG
 
 pytestmark = pytest.mark.container
 Pair = tuple[KernelManager, BlockingKernelClient]
 
-CREATE = "POST /containers/create"
-START = "POST /containers/ID/start"
-UPDATE = "POST /containers/ID/update"
-REMOVE = "DELETE /containers/ID"
 CYCLES = int(os.environ.get("EXECUTOR_ML_SOAK_CYCLES", "5"))
-
-
-@pytest.fixture
-def proxy(monkeypatch: pytest.MonkeyPatch, image: str) -> Iterator[EngineProxy]:
-    """An engine whose calls are written down, and can be held or changed."""
-    assert image
-    with proxied(find_socket(os.environ)) as made:
-        monkeypatch.setenv("DOCKER_HOST", f"unix://{made.path}")
-        yield made
-
-
-def failed_launch(engine: docker.DockerClient) -> SandboxError:
-    """Launch, expect an error, and look that nothing is left of the attempt."""
-    made = Session(environ=os.environ, name="test")
-    made.launch(KernelPolicy(), key=KEY, env={})
-    warden = made.warden
-    assert warden is not None
-    folder = Path(made.describe()["warden"])
-    with pytest.raises(SandboxError) as caught:
-        asyncio.run(made.launched(30))
-    assert not containers_of(warden, engine), "left when the error was told"
-    made.close()
-    assert until(lambda: not cgroup.is_alive(warden) and not folder.exists())
-    assert not Path(made.folder).exists()
-    return caught.value
 
 
 # --- the claim (D2) -------------------------------------------------------------------
@@ -85,7 +60,7 @@ def say(folder: str, order: Mapping[str, Any]) -> dict[str, Any]:
         connection.settimeout(5)
         connection.connect(f"{folder}/w")
         connection.sendall(json.dumps(order).encode() + b"\n")
-        answer: dict[str, Any] = json.loads(connection.recv(65536) or b"{}")
+        answer: dict[str, Any] = json.loads(connection.recv(65536).partition(b"\n")[0] or b"{}")
         return answer
 
 
@@ -192,22 +167,17 @@ main()
 """
 
 
-def test_an_unclaimed_sandbox_ends(
-    engine: docker.DockerClient, own_folders: Path, image: str
-) -> None:
-    """Parked and never claimed, it goes by itself (after 30 s; here after 0.5)."""
-    assert image
-    folder = own_folders / f"w-{os.getpid()}-{cgroup.start_time(os.getpid())}-un"
+@contextmanager
+def unclaimed(folder: Path, policy: KernelPolicy) -> Iterator[subprocess.Popen[bytes]]:
+    """A warden that nobody has claimed yet."""
     folder.mkdir(mode=0o700)
-    order = {
-        "engine": "docker",
-        "address": find_socket(os.environ),
-        "spec": asdict(sandbox_spec(KernelPolicy(), rendezvous=f"{folder}/r")),
-        "folder": str(folder),
-        "startup_timeout": 30,
-    }
-    import kernel_provider  # noqa: PLC0415  only to find it
-
+    order = Order(
+        engine="docker",
+        address=find_socket(os.environ),
+        spec=sandbox_spec(policy, rendezvous=f"{folder}/r"),
+        folder=str(folder),
+        startup_timeout=30,
+    )
     package = str(Path(kernel_provider.__file__).parent.parent)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{folder}/w")
@@ -219,12 +189,34 @@ def test_an_unclaimed_sandbox_ends(
         )
     with warden:
         assert warden.stdin is not None
-        warden.stdin.write(json.dumps(order).encode())
+        warden.stdin.write(order.to_json().encode())
         warden.stdin.close()
-        assert until(lambda: containers_of(warden.pid, engine), 10), "the control: it was there"
+        yield warden
         assert warden.wait(20) == 0
-    assert not containers_of(warden.pid, engine)
     assert not folder.exists()
+
+
+@pytest.fixture
+def place(own_folders: Path) -> Path:
+    """Where a warden's folder may be."""
+    return own_folders / f"w-{os.getpid()}-{cgroup.start_time(os.getpid())}-un"
+
+
+def test_an_unclaimed_sandbox_ends(place: Path, engine: docker.DockerClient, image: str) -> None:
+    """Parked and never claimed, it goes by itself (after 30 s; here after 0.5)."""
+    assert image
+    with unclaimed(place, KernelPolicy()) as warden:
+        assert until(lambda: containers_of(warden.pid, engine), 10), "the control: it was there"
+    assert not containers_of(warden.pid, engine)
+
+
+def test_a_claim_that_comes_after_the_failure_hears_of_it(place: Path) -> None:
+    """A start that failed waits a little for somebody to tell."""
+    with unclaimed(place, KernelPolicy(image="executor-ml:none-such")) as warden:
+        time.sleep(0.3)
+        assert warden.poll() is None
+        answer = say(str(place), CLAIM)
+    assert (answer["event"], answer["error"]) == ("failed", "ImageMissingError")
 
 
 def test_the_key_is_told_to_nobody_else(shared_kernel: Pair, engine: docker.DockerClient) -> None:
@@ -353,8 +345,6 @@ def test_owner_killed(owners: list[Owner], engine: docker.DockerClient, delay: f
 @pytest.mark.soak
 def test_owner_killed_at_random(owners: list[Owner], engine: docker.DockerClient) -> None:
     """The same many times, at moments nobody chose."""
-    import random  # noqa: PLC0415
-
     for _ in range(CYCLES):
         delay = random.uniform(0, 1.2)  # noqa: S311
         owner = Owner()
@@ -510,9 +500,55 @@ def test_warden_terminated_while_it_starts(proxy: EngineProxy, engine: docker.Do
     gate.set()
     assert until(lambda: not cgroup.is_alive(warden))
     assert not containers_of(warden, engine)
-    with pytest.raises(WardenError):
+    with pytest.raises(WardenError, match=r"was told to end \(SIGTERM\) during its start"):
         asyncio.run(made.launched(5))
     made.close()
+
+
+def end_in_its_launch(number: int, delay: float, engine: docker.DockerClient) -> None:
+    """Signal a warden so long after it was started: an error, then nothing left.
+
+    What the engine was about to make when it died is found by the sweep.
+    """
+    made = Session(environ=os.environ, name="test")
+    made.launch(KernelPolicy(), key=KEY, env={})
+    warden, folder = made.warden, Path(made.describe()["warden"])
+    assert warden is not None
+    time.sleep(delay)
+    os.kill(warden, number)
+    pid = 0
+    try:
+        pid = asyncio.run(made.launched(30))["pid"]
+    except WardenError as error:
+        assert re.search("ended while it was starting|told to end", str(error))  # noqa: PT017
+    else:
+        assert until(lambda: made.death is not None)
+        assert made.death is not None
+        assert made.death.name == "WardenLost"
+    made.close()
+    assert until(lambda: not (prune(os.environ) or containers_of(warden, engine)), 10), delay
+    assert until(lambda: not (cgroup.is_alive(warden) or (pid and cgroup.is_alive(pid)))), delay
+    assert until(lambda: not folder.exists()), delay
+    assert not Path(made.folder).exists()
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.04, 0.08, 0.13, 0.2, 0.3, 0.45, 0.6])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_warden_ended_while_it_starts(
+    engine: docker.DockerClient, image: str, number: int, delay: float
+) -> None:
+    """At any moment of a launch: told as an error, and nothing is left."""
+    assert image
+    end_in_its_launch(number, delay, engine)
+
+
+@pytest.mark.soak
+def test_warden_ended_at_random(engine: docker.DockerClient, image: str) -> None:
+    """The same many times, at moments nobody chose."""
+    assert image
+    for cycle in range(CYCLES):
+        number = signal.SIGTERM if cycle % 3 == 0 else signal.SIGKILL
+        end_in_its_launch(number, random.uniform(0, 0.8), engine)  # noqa: S311
 
 
 def test_warden_stopped(engine: docker.DockerClient, image: str) -> None:
@@ -761,9 +797,7 @@ def test_any_warning_ends_the_launch(
     assert words in str(error)
 
 
-@pytest.mark.parametrize(
-    "call", [CREATE, START, "GET /images/NAME/json", "GET /containers/ID/json"]
-)
+@pytest.mark.parametrize("call", [CREATE, START, "GET /images/NAME/json", INSPECT])
 def test_an_engine_that_fails(proxy: EngineProxy, engine: docker.DockerClient, call: str) -> None:
     """Whichever call of a start fails: an error with the engine's words, nothing left."""
     proxy.answers[call] = 500
@@ -774,8 +808,10 @@ def test_an_engine_that_fails(proxy: EngineProxy, engine: docker.DockerClient, c
 
 def test_an_engine_that_answers_nonsense(proxy: EngineProxy, engine: docker.DockerClient) -> None:
     """An answer without what it should hold ends the launch, and leaves nothing."""
-    proxy.replies["GET /containers/ID/json"] = lambda _: {"State": {}}
-    failed_launch(engine)
+    proxy.replies[INSPECT] = lambda _: {"State": {}}
+    error = failed_launch(engine)
+    assert isinstance(error, EngineError)
+    assert "inspect the sandbox: its answer was not understood" in str(error)
 
 
 # --- the least of Docker (D7) ---------------------------------------------------------
@@ -794,7 +830,7 @@ def test_the_calls_of_a_kernels_life(proxy: EngineProxy) -> None:
         "GET /images/NAME/json",
         CREATE,
         START,
-        "GET /containers/ID/json",
+        INSPECT,
         UPDATE,
         "POST /containers/ID/kill",
         "GET /containers/json",

@@ -7,9 +7,8 @@ import sys
 import tomllib
 from pathlib import Path
 
-import nbformat
 import pytest
-from pages import blocks, commands, page, run_as_typed
+from pages import blocks, commands, persons_folder, read, typed
 from traitlets.config.loader import PyFileConfigLoader
 
 from kernel_provider.ceilings import LIMITS, Ceilings, read_ceilings
@@ -18,8 +17,8 @@ from kernel_provider.warden import death
 
 pytestmark = pytest.mark.container
 
-README = page("README.md")
-SETTINGS = page("docs/settings.md")
+README = read("README.md")
+SETTINGS = read("docs/settings.md")
 
 SHOWN_ELSEWHERE = {
     "make demo": "test_demo.py runs it in the venv that make made",
@@ -29,23 +28,17 @@ SHOWN_ELSEWHERE = {
 }
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A person's folder with a notebook."""
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(6 * 7)")])
-    nbformat.write(notebook, tmp_path / "notebook.ipynb")
-    return tmp_path
-
-
 @pytest.mark.parametrize("command", [c for c in commands(README) if c not in SHOWN_ELSEWHERE])
-def test_command_works(command: str, folder: Path, image: str) -> None:
+def test_command_works(command: str, tmp_path: Path, image: str) -> None:
     """Each command ends with success, as typed, in a folder with a notebook."""
     assert image
-    run_as_typed(command, folder)
+    folder = persons_folder(tmp_path)
+    done = typed(command, folder)
+    assert done.returncode == 0, done.stderr
     if "notebook.ipynb" in command.split():
         results = [*folder.glob("result.ipynb"), *folder.glob("notebook*.ipynb")]
         texts = [path.read_text(encoding="utf-8") for path in results]
-        assert command.startswith("jupyter execute") or any("42" in text for text in texts)
+        assert command.startswith("jupyter execute") or any("42\\n" in text for text in texts)
 
 
 def test_everything_is_run_or_shown_elsewhere() -> None:

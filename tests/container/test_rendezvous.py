@@ -7,7 +7,6 @@ import os
 import socket
 import stat
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import docker
@@ -15,7 +14,7 @@ import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 from kernels import kernel
-from proxy import EngineProxy, answer, proxied
+from proxy import START, EngineProxy, answer
 from sandboxes import KEY, Seen, containers_of, look, session_of, sockets, until, value
 
 from kernel_provider import names
@@ -30,8 +29,6 @@ from kernel_provider.warden.sandbox import Sandbox
 
 pytestmark = pytest.mark.container
 Pair = tuple[KernelManager, BlockingKernelClient]
-
-START = "POST /containers/ID/start"
 
 DESCRIPTORS = """
 import os, socket
@@ -59,15 +56,6 @@ found
 def seen(shared_kernel: Pair, engine: docker.DockerClient) -> Seen:
     """The module's kernel, seen from the host."""
     return look(session_of(shared_kernel[0]), engine)
-
-
-@pytest.fixture
-def proxy(monkeypatch: pytest.MonkeyPatch, image: str) -> Iterator[EngineProxy]:
-    """An engine that calls can be held at."""
-    assert image
-    with proxied(find_socket(os.environ)) as made:
-        monkeypatch.setenv("DOCKER_HOST", f"unix://{made.path}")
-        yield made
 
 
 def test_what_the_kernel_holds(shared_kernel: Pair, seen: Seen) -> None:
@@ -278,7 +266,7 @@ def create(tmp_path: Path, engine: TakenEngine) -> Sandbox:
     spec = sandbox_spec(KernelPolicy(), rendezvous=str(folder / "r"))
     sandbox = Sandbox(engine, spec, folder=str(folder), address=str(address))  # type: ignore[arg-type]
     try:
-        sandbox._create("image")  # noqa: SLF001
+        sandbox._create(engine, "image")  # type: ignore[arg-type]  # noqa: SLF001
     finally:
         sandbox.listener.close()
         os.close(sandbox.sockets._folder)  # noqa: SLF001

@@ -152,15 +152,28 @@ def test_too_large_a_folder_is_no_start(folder: Path) -> None:
     assert not list(Path(os.environ["EXECUTOR_ML_RUNTIME_DIR"]).glob(f"?-{os.getpid()}-*"))
 
 
-def test_a_copy_that_does_not_fit_is_no_start(tmp_path: Path) -> None:
-    """Policy lets it fill /tmp, and the sandbox has files of its own there."""
-    (tmp_path / "large").write_bytes(bytes(4 * MIB))
-    km = manager({**COPY, "workspace_size": "4m", "tmp_size": "4m"})
+@pytest.mark.parametrize(
+    ("size", "limits", "reason"),
+    [
+        (4, {"workspace_size": "4m", "tmp_size": "4m"}, "No space left on device"),
+        (
+            99,
+            {"workspace_size": "100m", "tmp_size": "100m", "shm_size": "1m", "memory": "102m"},
+            "it does not fit into its memory",
+        ),
+    ],
+)
+def test_a_copy_that_does_not_fit_is_no_start(
+    tmp_path: Path, size: int, limits: dict[str, str], reason: str
+) -> None:
+    """Policy lets it fill /tmp, or nearly the memory, and the sandbox needs some of both."""
+    (tmp_path / "large").write_bytes(bytes(size * MIB))
+    km = manager({**COPY, **limits})
     with pytest.raises(WorkspaceError) as caught:
         km.start_kernel(cwd=str(tmp_path))
     first, second = str(caught.value).splitlines()
-    assert first.endswith("into the sandbox: No space left on device")
-    assert second.startswith("Fix: raise tmp_size")
+    assert first.endswith(f"into the sandbox: {reason}")
+    assert second.startswith("Fix: raise memory, and tmp_size")
     assert sandbox_workspace.NOT_UNPACKED == names.NOT_UNPACKED
 
 

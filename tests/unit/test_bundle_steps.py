@@ -4,9 +4,12 @@ import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
+import docker.errors
 import pytest
+import requests
 from bundles import IMAGE, LABELS, LAYERS, write_bundle
 
 from kernel_provider import cli, names
@@ -379,3 +382,27 @@ def test_a_kernelspec_with_other_settings_is_kept(
         if not taken:
             assert "no container engine answers" in error
     assert cli.main([*words, "--force"]) == 69
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            requests.ConnectionError("Connection aborted.", OSError(111, "x")),
+            "it closed the connection, or did not answer (ConnectionError)",
+        ),
+        (docker.errors.APIError("500", explanation="no space left"), "no space left"),
+    ],
+)
+def test_an_engine_that_stops_talking_is_told_in_words(error: Exception, told: str) -> None:
+    """Of its own errors, its own words; of a lost connection, no Python."""
+
+    def answer(_image: str) -> object:
+        raise error
+
+    images = Images.__new__(Images)
+    images._api = cast("docker.APIClient", SimpleNamespace(get_image=answer))  # noqa: SLF001
+    with pytest.raises(EngineError) as caught:
+        list(images.export("sha256:1"))
+    first = str(caught.value).splitlines()[0]
+    assert first == f"the container engine failed to export sha256:1: {told}"

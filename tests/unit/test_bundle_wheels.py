@@ -107,8 +107,8 @@ def test_the_other_machine_is_this_one_by_default() -> None:
 @pytest.mark.parametrize(
     ("python", "platform", "told", "remedy"),
     [
-        ("2.7", None, "for CPython, and not for Python 2.7", "such as --python 3.12"),
-        ("3.11-pypy", None, "not for Python 3.11-pypy", "such as --python 3.12"),
+        ("3.10", None, "for CPython 3.11 or newer, and not for 3.10", "such as --python 3.12"),
+        ("3.11-pypy", None, "and not for 3.11-pypy", "such as --python 3.12"),
         (None, "win_amd64", "win_amd64 is no platform", "--platform manylinux_2_28_x86_64"),
     ],
 )

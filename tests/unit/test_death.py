@@ -4,7 +4,7 @@ import pytest
 from jupyter_client.session import Session
 
 from kernel_provider.warden.cgroup import Usage
-from kernel_provider.warden.death import Facts, decide
+from kernel_provider.warden.death import Facts, decide, in_one_line, of_crash
 from kernel_provider.warden.lastwords import compose
 from kernel_provider.warden.pair import Request
 from kernel_provider.warden.zmtp import Follower, FrameLimits, greeting, ready
@@ -42,7 +42,8 @@ def facts(  # noqa: PLR0913  each is a fact of its own
         (facts(-9, flag=True), "MemoryLimitExceeded", 137, "512 MB"),
         (facts(None, engine=137, flag=True), "MemoryLimitExceeded", 137, "512 MB"),
         (facts(-9), "KernelKilled", 137, "SIGKILL"),
-        (facts(None), "KernelKilled", 137, "SIGKILL"),
+        (facts(None), "KernelKilled", 137, "neither it nor the engine said"),
+        (facts(None, kills=1), "MemoryLimitExceeded", 137, "512 MB"),
         (facts(None, engine=137), "KernelKilled", 137, "SIGKILL"),
         (facts(-15), "KernelKilled", 143, "SIGTERM"),
         (facts(-11), "SegmentationFault", 139, "SIGSEGV"),
@@ -71,6 +72,24 @@ def test_causes(seen: Facts, name: str, code: int, word: str) -> None:
         "remedy": cause.remedy,
         "exit_code": code,
     }
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (KeyError("x"), "KeyError: 'x'"),
+        (MemoryError(), "MemoryError"),
+        (OSError("No such\nfile"), "OSError: No such file"),
+        (ValueError("100%\r\n\tof it"), "ValueError: 100 of it"),
+        (ValueError("x" * 900), "ValueError: " + "x" * 288),
+    ],
+)
+def test_an_error_in_one_line(error: Exception, line: str) -> None:
+    """Its type and text; no line ends, no per cent signs, and not without end."""
+    assert in_one_line(error) == line
+    cause = of_crash(error)
+    assert (cause.name, cause.exit_code) == ("WardenFailed", 70)
+    assert f"({line})" in cause.reason
 
 
 def test_the_peak_is_told_where_it_is_known() -> None:

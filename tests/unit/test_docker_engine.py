@@ -490,6 +490,29 @@ def test_an_engine_that_trickles_is_an_error_within_the_deadline(
     assert time.monotonic() - began < 2
 
 
+def test_a_call_ends_by_the_moment_that_was_set(fake: FakeDocker, client: Engine) -> None:
+    """Whatever else its deadline would be; after that moment none is made."""
+    began = time.monotonic()
+    hurried = client.by(began + 0.2)
+    for _ in range(2):
+        with pytest.raises(EngineError, match="answer GET /containers/c/json: not done within"):
+            hurried.inspect("c")
+    assert 0.2 <= time.monotonic() - began < 2
+    assert len(fake.requests) == 1
+
+
+@pytest.mark.parametrize("body", [b"[]", b'{"State": {}}', b'{"State": null}', b'"x"'])
+def test_an_answer_that_lacks_something(fake: FakeDocker, client: Engine, body: bytes) -> None:
+    """The engine's error, and no crash of ours."""
+    fake.says(200, body)
+    with pytest.raises(EngineError, match=r"inspect the sandbox: its answer was not understood"):
+        client.inspect("c")
+    with pytest.raises(EngineError, match="not understood"):
+        client.image("x")
+    with pytest.raises(EngineError, match=r"not understood|not Docker"):
+        client.id_range()
+
+
 def test_nobody_at_the_socket(tmp_path: Path) -> None:
     """A missing file and one that nobody listens on: unreachable, with the path."""
     missing = DockerEngine(f"{tmp_path}/missing.sock")
@@ -512,7 +535,7 @@ def test_a_socket_of_others_is_told_apart_from_none(
 ) -> None:
     """The remedy is another: a group to join, not an engine to start."""
 
-    def refused(path: str, _request: bytes) -> bytes:
+    def refused(path: str, _request: bytes, _patience: float) -> bytes:
         raise PermissionError(13, "Permission denied", path)
 
     monkeypatch.setattr(docker, "_exchange", refused)

@@ -202,6 +202,8 @@ _OTHER: dict[str, Any] = {
     "mounts": {"/data/a": "/b"},
     "env": {"A": "b"},
     "preload": ("numpy",),
+    "pool": 3,
+    "park_ttl": 60.0,
     "startup_timeout": 5.0,
     "loopback": True,
     "gpus": "all",

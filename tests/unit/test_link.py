@@ -20,7 +20,7 @@ import kernel_provider.link
 from kernel_provider.errors import EngineError, EnvironmentTooLargeError, WardenError
 from kernel_provider.folders import RUNTIME_VARIABLE
 from kernel_provider.hardening import sandbox_spec
-from kernel_provider.link import GRACE, WARDEN_LOST, Link
+from kernel_provider.link import GRACE, Link
 from kernel_provider.policy import KernelPolicy
 from kernel_provider.provisioner import SandboxProvisioner
 from kernel_provider.session import Session
@@ -175,7 +175,21 @@ def test_letting_go_ends_the_waiting(bench: Bench) -> None:
 def test_a_warden_that_hangs_up_was_lost(bench: Bench) -> None:
     """Its end without a word is a death, and the session says so."""
     bench.warden.shutdown(socket.SHUT_RDWR)
-    assert bench.session.death is WARDEN_LOST
+    death = bench.session.death
+    assert death is not None
+    assert death.name == "WardenLost"
+    assert asyncio.run(bench.session.gone(5))
+
+
+@pytest.mark.parametrize(
+    "line", [b"nonsense", b"[]", b"{}", b'{"event": "died"}', b'{"event": "failed", "error": "x"}']
+)
+def test_nonsense_ends_the_listening(bench: Bench, line: bytes) -> None:
+    """A warden of another version, say: lost, and nobody who polls gets an error."""
+    bench.warden.sendall(line + b"\n")
+    death = bench.session.death
+    assert death is not None
+    assert death.name == "WardenLost"
     assert asyncio.run(bench.session.gone(5))
 
 

@@ -188,6 +188,7 @@ def test_no_key_loosens_the_hardening(key: str) -> None:
         ({"env": {"A": "b\0c"}}, "write an object"),
         ({"env": {"A=B": "c"}}, "name of a variable"),
         ({"env": {"LD_PRELOAD": "/data/x.so"}}, "watches over the kernel"),
+        ({"env": {"GCONV_PATH": "/data"}}, "watches over the kernel"),
         ({"env": {"": "c"}}, "name of a variable"),
         ({"preload": "numpy"}, "write a list"),
         ({"preload": [1]}, "write a text"),

@@ -215,7 +215,7 @@ def test_a_backlog_that_stays_full_costs_the_connection(
     assert ended(client)
     assert time.monotonic() - begin > 0.15
     assert len(bench.refusals) > 980, "it backs off"
-    assert not bench.relay.pairs
+    assert until(lambda: not bench.relay.pairs)
 
 
 def test_a_client_that_leaves_meanwhile_is_let_go_of(bench: Bench) -> None:
@@ -258,7 +258,7 @@ def test_a_kernel_that_does_not_read_is_let_go_of(
     assert until(lambda: not bench.relay.pairs)
 
 
-@pytest.mark.parametrize("said", [0, 10, 64, 70], ids=["nothing", "10", "greeting", "half a READY"])
+@pytest.mark.parametrize("said", [0, 70], ids=["nothing", "half a READY"])
 def test_a_handshake_has_its_time(bench: Bench, monkeypatch: pytest.MonkeyPatch, said: int) -> None:
     """A kernel that does not finish it loses this connection and lives.
 

@@ -184,6 +184,15 @@ def test_links_out_are_left_out_and_told(folder: Path) -> None:
         assert str(copy).endswith("; left out: absolute, data/far, parent")
 
 
+def test_a_log_has_a_bounded_line_of_what_was_left_out(tmp_path: Path) -> None:
+    """However many there are, and whatever they are called."""
+    for number in range(50):
+        (tmp_path / f"{number:02}\nx").symlink_to("/")
+    with copied(tmp_path) as copy:
+        assert str(copy).endswith("18?x, 19?x and 30 more")
+        assert len(copy.left_out) == 50
+
+
 def test_what_is_no_file_is_left_out_and_never_waited_for(folder: Path) -> None:
     """A FIFO without a writer would block whoever opens it; a socket can't be opened."""
     os.mkfifo(folder / "pipe")
