@@ -23,6 +23,7 @@ from kernel_provider.engines import (
     NameTakenError,
     SandboxSpec,
 )
+from kernel_provider.engines.wire import checked, demultiplex, quoted, understood
 from kernel_provider.errors import (
     EngineAddressError,
     EngineError,
@@ -151,26 +152,26 @@ class DockerEngine:
 
     def id_range(self) -> tuple[int, int]:
         """High uids that nothing else uses, unless the engine maps only 65536 of them."""
-        with _understood("describe itself"):
+        with understood("describe itself"):
             options = self.info()["SecurityOptions"]
         mapped = any(o.startswith(("name=userns", "name=rootless")) for o in options or ())
         return _UIDS_REMAPPED if mapped else _UIDS
 
     def image(self, reference: str) -> ImageFacts:
         """Look the image up."""
-        status, data = self._call("GET", f"/images/{_quoted(reference)}/json")
+        status, data = self._call("GET", f"/images/{quoted(reference)}/json")
         if status == 404:
             raise self._missing(reference)
         action = f"inspect the image {reference}"
-        facts = _checked(status, data, action=action)
-        with _understood(action):
+        facts = checked(status, data, action=action)
+        with understood(action):
             return ImageFacts(id=facts["Id"], labels=facts["Config"].get("Labels") or {})
 
     def _missing(self, reference: str) -> ImageMissingError:
         from kernel_provider.engines.missing import missing  # noqa: PLC0415  rarely needed
 
         rows: Any = ()
-        filters = _quoted(json.dumps({"label": [f"{names.LABEL}={names.KIND_IMAGE}"]}))
+        filters = quoted(json.dumps({"label": [f"{names.LABEL}={names.KIND_IMAGE}"]}))
         with suppress(EngineError):
             rows = self._json("GET", f"/images/json?filters={filters}", action="list images")
         return missing(reference, [tag for row in rows for tag in row["RepoTags"] or ()])
@@ -181,8 +182,8 @@ class DockerEngine:
         status, data = self._call("POST", f"/containers/create?name={NAME_PREFIX}{uid}", body)
         if status == 409:
             raise NameTakenError
-        answer = _checked(status, data, action="create the sandbox")
-        with _understood("create the sandbox"):
+        answer = checked(status, data, action="create the sandbox")
+        with understood("create the sandbox"):
             container, warnings = str(answer["Id"]), "; ".join(answer.get("Warnings") or ())
         if warnings:
             self.remove(container)
@@ -192,15 +193,15 @@ class DockerEngine:
     def start(self, container: str) -> None:
         """Start PID 1."""
         status, data = self._call("POST", f"/containers/{container}/start")
-        _checked(status, data, action="start the sandbox")
+        checked(status, data, action="start the sandbox")
 
     def inspect(self, container: str) -> ContainerState | None:
         """Read the container's state."""
         status, data = self._call("GET", f"/containers/{container}/json")
         if status == 404:
             return None
-        facts = _checked(status, data, action="inspect the sandbox")
-        with _understood("inspect the sandbox"):
+        facts = checked(status, data, action="inspect the sandbox")
+        with understood("inspect the sandbox"):
             state = facts["State"]
             return ContainerState(
                 running=state["Running"],
@@ -215,8 +216,8 @@ class DockerEngine:
         body = {"CpuPeriod": CPU_PERIOD, "CpuQuota": int(cpus * CPU_PERIOD)}
         status, data = self._call("POST", f"/containers/{container}/update", body)
         action = "limit the sandbox's processor time"
-        answer = _checked(status, data, action=action)
-        with _understood(action):
+        answer = checked(status, data, action=action)
+        with understood(action):
             warnings = "; ".join(answer.get("Warnings") or ())
         if warnings:
             raise LimitNotHeldError(key="cpus", asked=cpus, found=warnings)
@@ -225,20 +226,20 @@ class DockerEngine:
         """Send PID 1 a signal; one that is gone (404) or not running (409) is fine."""
         status, data = self._call("POST", f"/containers/{container}/kill?signal={signal}")
         if status not in (404, 409):
-            _checked(status, data, action="signal the sandbox")
+            checked(status, data, action="signal the sandbox")
 
     def remove(self, container: str) -> None:
         """Kill and remove; gone already (404) or being removed (409) is fine."""
         status, data = self._call("DELETE", f"/containers/{container}?force=1&v=1")
         if status not in (404, 409):
-            _checked(status, data, action="remove the sandbox")
+            checked(status, data, action="remove the sandbox")
 
     def list(self, label: str) -> tuple[ContainerSummary, ...]:
         """List running and stopped containers with ``label``."""
-        filters = _quoted(json.dumps({"label": [label]}))
+        filters = quoted(json.dumps({"label": [label]}))
         path = f"/containers/json?all=1&filters={filters}"
         rows = self._json("GET", path, action="list containers")
-        with _understood("list containers"):
+        with understood("list containers"):
             return tuple(
                 ContainerSummary(
                     id=row["Id"],
@@ -253,7 +254,7 @@ class DockerEngine:
         """The last ``count`` lines of the log; empty where there is none."""
         query = f"stdout=1&stderr=1&tail={count}"
         status, data = self._call("GET", f"/containers/{container}/logs?{query}")
-        return _demultiplex(data).decode(errors="replace") if status == 200 else ""
+        return demultiplex(data).decode(errors="replace") if status == 200 else ""
 
     def _mapping(self, path: str) -> dict[str, Any]:
         answer = self._json("GET", path, action="describe itself")
@@ -263,7 +264,7 @@ class DockerEngine:
 
     def _json(self, method: str, path: str, *, action: str) -> Any:
         status, data = self._call(method, path)
-        return _checked(status, data, action=action)
+        return checked(status, data, action=action)
 
     def _call(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
         """Call by the version that both speak; engines from 29 on refuse old ones."""
@@ -282,8 +283,8 @@ class DockerEngine:
 
     def _oldest_version(self) -> tuple[int, int]:
         status, data = self._send("GET", "/version", b"")
-        answer = _checked(status, data, action="tell its version")
-        with _understood("tell its version"):
+        answer = checked(status, data, action="tell its version")
+        with understood("tell its version"):
             major, _, minor = answer.get("MinAPIVersion", "0.0").partition(".")
             return int(major), int(minor)
 
@@ -309,15 +310,6 @@ class DockerEngine:
         if len(parts) < 2 or not parts[1].isdigit():
             raise EngineError(action=what, reason="not an HTTP answer")
         return int(parts[1]), data
-
-
-def _quoted(text: str) -> str:
-    """Percent-encode for a path or a query; urllib's own costs 2 ms of each launch."""
-    plain = b"/:@-._~"
-    return "".join(
-        chr(byte) if (chr(byte).isalnum() and byte < 128) or byte in plain else f"%{byte:02X}"
-        for byte in text.encode()
-    )
 
 
 def _answers(path: str) -> bool:
@@ -352,34 +344,3 @@ def _exchange(path: str, request: bytes, patience: float) -> bytes:
                 raise TimeoutError
             connection.settimeout(left)
     return b"".join(chunks)
-
-
-def _checked(status: int, data: bytes, *, action: str) -> Any:
-    try:
-        answer = json.loads(data) if data else {}
-    except ValueError as error:
-        raise EngineError(action=action, reason=f"status {status}, not JSON") from error
-    if status >= 400:
-        reason = answer.get("message", "") if isinstance(answer, dict) else ""
-        raise EngineError(action=action, reason=reason or f"status {status}")
-    return answer
-
-
-@contextmanager
-def _understood(action: str) -> Iterator[None]:
-    """An answer that does not hold what it should is the engine's error."""
-    try:
-        yield
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        reason = f"its answer was not understood ({type(error).__name__}: {error})"
-        raise EngineError(action=action, reason=reason) from error
-
-
-def _demultiplex(data: bytes) -> bytes:
-    """Join the engine's log frames: stream number, three zeros, length, text."""
-    text = []
-    while len(data) >= 8:
-        end = 8 + int.from_bytes(data[4:8], "big")
-        text.append(data[8:end])
-        data = data[end:]
-    return b"".join(text)
