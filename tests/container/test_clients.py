@@ -20,6 +20,7 @@ from nbclient import NotebookClient
 from servers import BIN, Server, new_session, serving
 
 from kernel_provider import names
+from kernel_provider.policy import KernelPolicy
 
 pytestmark = [pytest.mark.container, pytest.mark.usefixtures("image")]
 
@@ -277,8 +278,7 @@ def test_a_kernel_that_cannot_start_says_why_in_the_browser(
     assert status == 500
     assert json.loads(body)["message"] == (
         "kernelspec typo: there is no setting 'memroy'; did you mean 'memory'?\n"
-        "Fix: remove 'memroy' or use one of: image, memory, cpus, pids, tmp_size, shm_size,"
-        " workspace, workspace_size, mounts, env, preload, startup_timeout"
+        "Fix: remove 'memroy' or use one of: " + ", ".join(KernelPolicy.__dataclass_fields__)
     )
     assert sandboxes(engine) == before
     assert json.loads(server.ask("GET", "/api/sessions")[1]) == []
