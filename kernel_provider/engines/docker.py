@@ -10,8 +10,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from copy import copy
 from typing import Any, Final
 
