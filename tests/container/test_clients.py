@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from nbclient import NotebookClient
 from servers import BIN, Server, new_session, serving
 
 from kernel_provider import names
+from kernel_provider.policy import KernelPolicy
 
 pytestmark = [pytest.mark.container, pytest.mark.usefixtures("image")]
 
@@ -275,10 +277,10 @@ def test_a_kernel_that_cannot_start_says_why_in_the_browser(
     before = sandboxes(engine)
     status, body = server.ask("POST", "/api/sessions", new_session("typo"))
     assert status == 500
+    known = ", ".join(setting.name for setting in fields(KernelPolicy))
     assert json.loads(body)["message"] == (
         "kernelspec typo: there is no setting 'memroy'; did you mean 'memory'?\n"
-        "Fix: remove 'memroy' or use one of: image, memory, cpus, pids, tmp_size, shm_size,"
-        " workspace, workspace_size, mounts, env, preload, startup_timeout"
+        f"Fix: remove 'memroy' or use one of: {known}"
     )
     assert sandboxes(engine) == before
     assert json.loads(server.ask("GET", "/api/sessions")[1]) == []
