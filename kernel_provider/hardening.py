@@ -60,7 +60,7 @@ def sandbox_spec(policy: KernelPolicy, *, rendezvous: str) -> SandboxSpec:
     mounts = [Mount(source=rendezvous, target=RENDEZVOUS_FOLDER)]
     mounts += [
         Mount(source=os.path.realpath(source), target=target)
-        for target, source in sorted(policy.mounts.items())
+        for target, source in sorted({**policy.mounts, **policy.models}.items())
     ]
     return SandboxSpec(
         image=policy.image,

@@ -91,6 +91,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workspace", choices=WORKSPACES, help="copy: copy the notebook's folder in at each start"
     )
     parser.add_argument("--workspace-size", metavar="SIZE", help="of that copy at most, as 64m")
+    parser.add_argument(
+        "--model",
+        action="append",
+        metavar="ID",
+        help="a model of the registry (executor-ml models list), which code finds by its id",
+    )
     parser.add_argument("--env", action="append", metavar="NAME=VALUE", help="a variable to set")
     parser.add_argument("--preload", action="append", metavar="MODULE", help="import at the start")
     parser.add_argument("--loopback", metavar="L", help="true, or insist: see docs/settings.md")
@@ -138,6 +144,8 @@ def config_of(args: argparse.Namespace) -> dict[str, Any]:
         pairs = _pairs(args.mount, "--mount", "TARGET=SOURCE", args.name)
         # A shell has put the person's home in for ~ only at the start of a word.
         config["mounts"] = {t: str(Path(s).expanduser().absolute()) for t, s in pairs.items()}
+    if args.model:
+        config["models"] = args.model
     if args.env:
         config["env"] = _pairs(args.env, "--env", "NAME=VALUE", args.name)
     if args.preload:

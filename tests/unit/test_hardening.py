@@ -200,6 +200,7 @@ _OTHER: dict[str, Any] = {
     "workspace": "copy",
     "workspace_size": 3 * MIB,
     "mounts": {"/data/a": "/b"},
+    "models": {"/models/hub/models--a": "/b"},
     "env": {"A": "b"},
     "preload": ("numpy",),
     "startup_timeout": 5.0,
