@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ from kernel_provider.models import sources
 from kernel_provider.models.add import Counter, Request, add, megabytes
 from kernel_provider.models.entry import MAIN, Entry
 from kernel_provider.models.errors import ModelRefusedError
-from kernel_provider.models.sources import Found
+from kernel_provider.models.sources import DTYPES, Found
 from kernel_provider.models.store import Registry, place
 from kernel_provider.run.text import printable
-from kernel_provider.steps import Steps
+from kernel_provider.steps import Note, Steps
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +65,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from-package", metavar="NAME", help="from PATH in an installed Python package"
     )
     parser.add_argument(
+        "--convert",
+        action="store_true",
+        help="make safetensors of pickled or GGUF weights, inside a sandbox",
+    )
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="convert, and keep the weights as such numbers"
+    )
+    parser.add_argument(
         "--share",
         action="store_true",
         help="let the files be hard links to PATH, which makes those read-only, too",
@@ -111,10 +119,18 @@ def _add(args: argparse.Namespace, registry: Registry, steps: Steps) -> Entry:
         replace=args.replace,
     )
     with steps.step(f"adding {request.model} from {found.source}") as note:
-        entry = add(registry, request, found, note)
+        converted = _converter(args, note) if args.convert or args.dtype else None
+        entry = add(registry, request, found, note, converted)
     if found.pickles:
         steps.say(f"      left out, since they are pickles: {', '.join(sorted(found.pickles))}")
     return entry
+
+
+def _converter(args: argparse.Namespace, note: Note) -> Callable[[Found, Path], Found]:
+    from kernel_provider.models.convert import Conversion, convert  # noqa: PLC0415  200 ms
+
+    conversion = Conversion(model=args.model, dtype=args.dtype or "", environ=os.environ)
+    return lambda found, work: convert(conversion, found, work, note)
 
 
 def find(args: argparse.Namespace) -> Found:

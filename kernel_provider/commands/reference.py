@@ -21,7 +21,7 @@ MADE: Final = "<!-- Made by python -m kernel_provider.commands.reference: change
 BAR: Final = "\\|"
 """A bar that does not end a cell of a table."""
 
-NOT_IMPORTED: Final = ("bootstrap", "demo", "__main__")
+NOT_IMPORTED: Final = ("bootstrap", "demo", "__main__", "_inside")
 """Programs of their own, without errors of their own."""
 
 

@@ -5,7 +5,7 @@ import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -54,15 +54,25 @@ class Counter:
         self._note.text = f"{megabytes(self._done)} of {megabytes(self._total)}"
 
 
-def add(registry: Registry, request: Request, found: Found, note: Note) -> Entry:
+def add(
+    registry: Registry,
+    request: Request,
+    found: Found,
+    note: Note,
+    converted: Callable[[Found, Path], Found] | None = None,
+) -> Entry:
     """Add what was found; on any error, and on Ctrl-C, the registry is as it was.
 
-    ``note`` tells how far it is. Raises ModelRefusedError, RegistryError.
+    ``note`` tells how far it is; ``converted`` makes something else of what was found,
+    in a folder that is removed again. Raises ModelRefusedError, RegistryError.
     """
     check(registry, request)
-    refuse_pickles(request.model, found)
-    progress = Counter(note, sum(path.stat().st_size for path in found.files.values()))
+    if converted is None:
+        refuse_pickles(request.model, found)
     with registry.changing() as work:
+        if converted is not None:
+            found = converted(found, work)
+        progress = Counter(note, sum(path.stat().st_size for path in found.files.values()))
         staged: dict[str, Path] = {}
         taken: dict[str, Path] = {}
         files = []

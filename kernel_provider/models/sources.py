@@ -17,6 +17,9 @@ from kernel_provider.models.entry import COMMIT, MAIN, check_path, hub_name
 from kernel_provider.models.errors import ModelRefusedError
 from kernel_provider.models.weights import is_pickle
 
+DTYPES: Final[Mapping[str, str]] = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+"""Kinds of numbers that weights can be converted to, and what torch calls them."""
+
 ADD_HELP: Final = "executor-ml models add --help tells what can be added"
 
 

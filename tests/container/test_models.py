@@ -1,6 +1,8 @@
 """Models in real sandboxes: found by their ids, offline, and nobody can change them."""
 
+import json
 import os
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from kernels import kernel, run
 from sandboxes import value
 from small_models import gpt2
 
+from kernel_provider import cli
 from kernel_provider.models.add import Request, add
 from kernel_provider.models.errors import UnknownModelError
 from kernel_provider.models.sources import from_path
@@ -160,3 +163,49 @@ def test_an_unknown_model_starts_no_kernel(image: str, registry: Registry) -> No
     words = f"did you mean '{ID}@v0'"
     with pytest.raises(UnknownModelError, match=words), kernel({"models": ["tiny-gtp2"]}):
         pass
+
+
+def legacy_pickle(path: Path, mark: Path) -> None:
+    """What torch.save wrote long ago: tensors, and code that runs when they are loaded."""
+    tensors = b"(dS'a.weight'\nctorch\nones\n((I3\nI4\nttRsS'ran'\ncos\nsystem\n(S'touch %s'\ntRs."
+    parts = [0x1950A86A20F9469CFC6C, 1001, {}]
+    head = b"".join(pickle.dumps(part, 2) for part in parts)
+    path.write_bytes(head + tensors % bytes(mark) + pickle.dumps([], 2))
+
+
+def test_pickles_are_converted_where_they_can_do_nothing(
+    image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their code runs in a sandbox, their tensors come out as safetensors."""
+    assert image
+    monkeypatch.setenv("EXECUTOR_ML_MODELS", str(tmp_path / "registry"))
+    folder, mark = tmp_path / "m", Path("/tmp/executor-ml-test-pickle-ran")
+    folder.mkdir()
+    (folder / "config.json").write_text('{"torch_dtype": "float32"}')
+    legacy_pickle(folder / "pytorch_model.bin", mark)
+    assert cli.main(["models", "add", "old", str(folder)]) == 65
+    assert "add --convert" in capsys.readouterr().err
+    assert cli.main(["models", "add", "old", str(folder), "--dtype", "bf16"]) == 0
+    assert not mark.exists()
+    registry = Registry(tmp_path / "registry")
+    entry = registry.find("old")
+    assert (entry.parameters, entry.dtype) == (12, "BF16")
+    assert "converted by executor-ml" in entry.source
+    snapshot = registry.snapshot(entry)
+    assert {path.name for path in snapshot.iterdir()} == {"config.json", "model.safetensors"}
+    assert json.loads((snapshot / "config.json").read_text()) == {"torch_dtype": "bfloat16"}
+    assert (snapshot / "model.safetensors").read_bytes().endswith(b"\x80\x3f" * 12)
+
+
+def test_weights_that_cannot_be_converted_are_told(
+    image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In torch's words, and nothing is added."""
+    assert image
+    monkeypatch.setenv("EXECUTOR_ML_MODELS", str(tmp_path / "registry"))
+    (tmp_path / "old.pth").write_bytes(b"no weights at all")
+    words = ["models", "add", "old", str(tmp_path / "old.pth"), "--convert"]
+    assert cli.main(words) == 65
+    assert "converting it in a sandbox failed: UnpicklingError" in capsys.readouterr().err
+    left = {path.name for path in (tmp_path / "registry").rglob("*")}
+    assert left == {".lock", "blobs", "entries", "views"}
