@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kernel_provider.models import sources
+from kernel_provider.models import archive, sources
 from kernel_provider.models.add import Counter, Request, add, megabytes
 from kernel_provider.models.entry import MAIN, Entry
 from kernel_provider.models.errors import ModelRefusedError
@@ -36,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     remove.add_argument("model", metavar="ID", help="such as distilgpt2 or org/name@revision")
     verify = _action(actions, "verify", "read every file again and compare its digest")
     verify.add_argument("models", metavar="ID", nargs="*", help="only these (default: all)")
+    export = _action(actions, "export", "write models to one file, for another machine")
+    export.add_argument("file", metavar="FILE", type=Path, help="a tar archive to write")
+    export.add_argument("models", metavar="ID", nargs="*", help="only these (default: all)")
+    bring_in = _action(actions, "import", "add the models of a file that export wrote")
+    bring_in.add_argument("file", metavar="FILE", type=Path, help="the archive")
+    bring_in.add_argument("--replace", action="store_true", help="take the place of older ones")
 
 
 def _action(actions: Any, name: str, summary: str) -> argparse.ArgumentParser:
@@ -84,6 +90,9 @@ def main(args: argparse.Namespace) -> int:
     """Run the action; raises SandboxError."""
     registry = Registry(place(os.environ))
     steps = Steps(sys.stderr if args.json else sys.stdout)
+    chosen: Sequence[Entry] = ()
+    if args.action in {"verify", "export"}:
+        chosen = [registry.find(model) for model in args.models] or registry.list()
     if args.action == "list":
         entries = registry.list()
         _print(args, [summary(e) for e in entries], table(entries))
@@ -96,10 +105,18 @@ def main(args: argparse.Namespace) -> int:
         registry.forget(entry)
         _print(args, {"removed": entry.label}, f"removed {entry.label}")
     elif args.action == "verify":
-        chosen = [registry.find(m) for m in args.models] or registry.list()
         _verify(registry, chosen, steps)
         labels = [entry.label for entry in chosen]
         _print(args, {"verified": labels}, "every model is what was added")
+    elif args.action == "export":
+        with steps.step(f"writing {args.file}") as note:
+            archive.export(registry, chosen, args.file.absolute(), note)
+        labels = [entry.label for entry in chosen]
+        _print(args, {"exported": labels}, f"Take it along: executor-ml models import {args.file}")
+    elif args.action == "import":
+        with steps.step(f"reading {args.file}") as note:
+            entries = archive.bring_in(registry, args.file, note, replace=args.replace)
+        _print(args, [summary(entry) for entry in entries], table(entries))
     else:
         entry = _add(args, registry, steps)
         _print(args, summary(entry), f"Give it to kernels: {advice(entry)}")

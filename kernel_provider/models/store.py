@@ -196,28 +196,24 @@ class Registry:
             blob = self.blobs / file.sha256
             if file.sha256 in staged and not (blob.exists() and digest_of(blob) == file.sha256):
                 staged[file.sha256].rename(blob)
-        view = self._build(work, entry)
+        if not self._is_sound(entry):
+            remove_tree(self.views / entry.view)
+            self._build(work / entry.view, entry)
         text = work / "entry.json"
         text.write_text(entry.to_json(), encoding="utf-8")
         seal(text)
-        self._put(view, entry)
         text.rename(self.entries / entry.file_name)
 
-    def _put(self, view: Path, entry: Entry) -> None:
-        """Move a view to its place; one that is there and sound may be in use, and stays."""
-        place = self.views / entry.view
-        if place.exists():
-            try:
-                self.check(entry, thorough=True)
-            except ModelAlteredError:
-                remove_tree(place)
-            else:
-                return
-        view.rename(place)
-        place.chmod(0o555)  # not before: moving a folder writes into it
+    def _is_sound(self, entry: Entry) -> bool:
+        """Whether its folder is there and whole; it may be in use then, and stays."""
+        try:
+            self.check(entry, thorough=True)
+        except ModelAlteredError:
+            return False
+        return True
 
-    def _build(self, work: Path, entry: Entry) -> Path:
-        view = work / "view"
+    def _build(self, view: Path, entry: Entry) -> None:
+        """Make the folder that is mounted in ``view``, and move it to its place."""
         snapshot = view / "snapshots" / entry.commit
         for file in entry.files:
             path = snapshot / file.path
@@ -230,7 +226,9 @@ class Registry:
             seal(path)
         for folder in [path for path in view.rglob("*") if path.is_dir()]:
             folder.chmod(0o555)
-        return view
+        place = self.views / entry.view
+        view.rename(place)
+        place.chmod(0o555)  # not before: moving a folder writes into it
 
     def forget(self, entry: Entry) -> None:
         """Remove a model; kernels that have it open keep what they have open."""

@@ -113,3 +113,20 @@ def test_a_licence_cannot_write_to_the_terminal(
     out = capsys.readouterr().out
     assert "MIT" in out
     assert "\x1b" not in out
+
+
+def test_models_travel(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From one machine to another, in words and in JSON; only those that are named."""
+    models(f"add org/Tiny {model}")
+    models(f"add other {model}")
+    file = tmp_path / "models.tar"
+    assert told(f"export {file} org/Tiny", capsys) == {"exported": ["org/Tiny@main"]}
+    assert models(f"export {file}") == 0
+    assert f"executor-ml models import {file}" in capsys.readouterr().out
+    monkeypatch.setenv("EXECUTOR_ML_MODELS", str(tmp_path / "there"))
+    assert [entry["id"] for entry in told(f"import {file}", capsys)] == ["org/Tiny", "other"]
+    assert models("verify") == 0
+    assert models(f"import {model}/LICENSE") == 65
+    assert "LICENSE cannot be imported" in capsys.readouterr().err
