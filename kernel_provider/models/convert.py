@@ -9,7 +9,6 @@ it is believed but that it is bytes, and no more of them than there can be.
 import asyncio
 import base64
 import json
-import os
 import re
 import secrets
 import time
@@ -22,15 +21,17 @@ from typing import Any, Final, Self
 import zmq
 from jupyter_client.session import Session as Signer
 
+from kernel_provider.ceilings import Ceilings, read_ceilings, this_machine
 from kernel_provider.models import weights
 from kernel_provider.models.add import Counter, take
 from kernel_provider.models.errors import ModelRefusedError
 from kernel_provider.models.sources import DTYPES, Found
 from kernel_provider.models.weights import WEIGHT_PICKLES, is_pickle
-from kernel_provider.policy import MIB, Ceilings, KernelPolicy, parse_policy, read_ceilings
+from kernel_provider.policy import KernelPolicy, parse_policy
 from kernel_provider.run.text import printable
 from kernel_provider.session import Session
 from kernel_provider.steps import Note
+from kernel_provider.values import MIB, amount
 
 SOURCE: Final = "the conversion in a sandbox"
 LEAST_MEMORY: Final = 2 << 30
@@ -134,9 +135,11 @@ def _lay_out(found: Found, folder: Path, note: Note) -> int:
 
 
 def _policy(folder: Path, memory: int, ceilings: Ceilings) -> KernelPolicy:
-    cpus = min(os.cpu_count() or 1, ceilings.limits.get("cpus", os.cpu_count() or 1))
+    """All processors that it may have, and memory; a ceiling below that is an error."""
+    machine = ceilings.machine or this_machine()
+    cpus = min(machine.cpus, amount(ceilings.limits.get("cpus", machine.cpus)))
     config = {
-        "memory": max(LEAST_MEMORY, memory // MIB * MIB),  # the engine holds whole pages
+        "memory": min(max(LEAST_MEMORY, memory), machine.memory) // MIB * MIB,  # whole pages
         "cpus": cpus,
         "mounts": {"/data/model": str(folder)},
     }

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from small_models import folder
 
+from kernel_provider.ceilings import Ceilings
 from kernel_provider.engines import Mount
 from kernel_provider.errors import ConfigError, MountError
 from kernel_provider.hardening import sandbox_spec
@@ -13,7 +14,7 @@ from kernel_provider.models.entry import Entry
 from kernel_provider.models.errors import ModelAlteredError, UnknownModelError
 from kernel_provider.models.sources import from_path
 from kernel_provider.models.store import Registry
-from kernel_provider.policy import Ceilings, KernelPolicy, parse_policy
+from kernel_provider.policy import KernelPolicy, parse_policy
 from kernel_provider.steps import Note
 
 
