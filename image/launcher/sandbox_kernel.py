@@ -18,6 +18,7 @@ import sys
 import time
 from typing import Any
 
+import sandbox_models
 import sandbox_workspace
 
 CHANNEL_FD = 3
@@ -177,6 +178,7 @@ def main() -> None:
     channel = socket.socket(fileno=CHANNEL_FD)
     channel.set_inheritable(False)
     prepare_folders()
+    sandbox_models.install()
     preload()
     app = make_app(receive_listeners(channel))
     del sys.path[0]  # the launcher's own folder is no place for a notebook's imports

@@ -17,6 +17,7 @@ LONGEST_ID: Final = 96
 LONGEST_REVISION: Final = 64
 LONGEST_PATH: Final = 240
 MAIN: Final = "main"
+SHORT: Final = 7
 
 RESERVED: Final = "hub"
 """A model of this name would be mounted where the hub's cache is."""
@@ -54,6 +55,11 @@ class Entry:
     def label(self) -> str:
         """The name that finds exactly this one."""
         return f"{self.id}@{self.revision}"
+
+    @property
+    def refs(self) -> frozenset[str]:
+        """What code may call the revision: Transformers names some by short commits."""
+        return frozenset({MAIN, self.revision, self.commit[:SHORT]})
 
     @property
     def size(self) -> int:

@@ -126,11 +126,11 @@ class Registry:
         view = self.views / entry.view
         snapshot = self.snapshot(entry)
         expected = {str(snapshot / file.path): file for file in entry.files}
-        refs = {str(view / "refs" / ref): ref for ref in {MAIN, entry.revision}}
+        refs = {str(view / "refs" / ref) for ref in entry.refs}
         found = set(_walk(view))
-        for path in sorted(found - expected.keys() - refs.keys()):
+        for path in sorted(found - expected.keys() - refs):
             raise ModelAlteredError(model=entry.label, file=str(path), reason="was not part of it")
-        for path in sorted(expected.keys() | refs.keys()):
+        for path in sorted(expected.keys() | refs):
             if path not in found:
                 raise ModelAlteredError(model=entry.label, file=str(path), reason="is missing")
         for path in refs:
@@ -220,7 +220,7 @@ class Registry:
             path.parent.mkdir(parents=True, exist_ok=True)
             os.link(self.blobs / file.sha256, path)
         (view / "refs").mkdir()
-        for ref in {MAIN, entry.revision}:
+        for ref in entry.refs:
             path = view / "refs" / ref
             path.write_text(entry.commit, encoding="utf-8")
             seal(path)

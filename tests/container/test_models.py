@@ -149,7 +149,7 @@ def contents(root: Path) -> dict[str, tuple[object, ...]]:
 def test_it_cannot_be_changed_from_inside(client: BlockingKernelClient, registry: Registry) -> None:
     """Whatever is tried fails, and the host's files are bit for bit what they were."""
     before = contents(registry.root)
-    files = 2 * len(registry.find(ID).files) + 2
+    files = 2 * len(registry.find(ID).files) + 3
     number, errors = value(client, ATTACKS)
     folders = 1 + 4
     assert number == 12 * files + 7 * folders + 2 * 2 + 2, errors
@@ -163,6 +163,56 @@ def test_an_unknown_model_starts_no_kernel(image: str, registry: Registry) -> No
     words = f"did you mean '{ID}@v0'"
     with pytest.raises(UnknownModelError, match=words), kernel({"models": ["tiny-gtp2"]}):
         pass
+
+
+WITHOUT_FLAGS = """
+import os
+for name in [name for name in os.environ if 'OFFLINE' in name]:
+    del os.environ[name]
+os.environ['HF_HUB_OFFLINE'] = '0'
+import huggingface_hub.constants
+huggingface_hub.constants.HF_HUB_OFFLINE = False
+"""
+ASK = """
+import time
+from transformers import AutoModel, AutoTokenizer, pipeline
+took = []
+for _ in range(2):  # the first one imports a good part of the library
+    begun = time.monotonic()
+    try:
+        {call}
+    except OSError as error:
+        said = f'{{type(error).__name__}}: {{error}}'
+    took.append(time.monotonic() - begun)
+(said, min(took))
+"""
+
+
+@pytest.mark.parametrize("setup", ["", WITHOUT_FLAGS], ids=["offline", "flags unset"])
+def test_a_model_that_is_not_there_is_told_at_once(
+    setup: str, image: str, registry: Registry
+) -> None:
+    """Which are there, and how to add one; a notebook cannot make it wait for a network."""
+    assert image
+    assert registry.list()
+    calls = {
+        "pipeline('text-generation', model='distilgpt2')": "distilgpt2",
+        "AutoModel.from_pretrained('org/other')": "org/other",
+        "AutoTokenizer.from_pretrained('org/other', local_files_only=False)": "org/other",
+    }
+    with kernel({"models": [ID], "cpus": 1}) as (_, client):
+        assert run(client, setup).status == "ok"
+        for call, wanted in calls.items():
+            said, took = value(client, ASK.format(call=call))
+            assert said.startswith(f"NotMountedError: The model {wanted} is not in this sandbox")
+            assert f"Mounted are: {ID}." in said
+            assert f"executor-ml models add {wanted} FOLDER" in said
+            assert took < 2
+        other = f"AutoModel.from_pretrained({ID!r}, revision='v9')"
+        said, took = value(client, ASK.format(call=other))
+        assert "is in this sandbox, but not its revision v9" in said
+        assert took < 2
+        assert value(client, f"type(AutoModel.from_pretrained({ID!r})).__name__") == "GPT2Model"
 
 
 def legacy_pickle(path: Path, mark: Path) -> None:

@@ -67,6 +67,7 @@ def test_a_folder_becomes_a_cache_of_the_hub(registry: Registry, tmp_path: Path)
     assert {ref.name: ref.read_text() for ref in refs.iterdir()} == {
         "main": snapshot.name,
         "v1": snapshot.name,
+        snapshot.name[:7]: snapshot.name,
     }
     for path in [snapshot.parent.parent, *snapshot.parent.parent.rglob("*")]:
         assert stat.S_IMODE(path.stat().st_mode) == (0o555 if path.is_dir() else 0o444)
