@@ -22,7 +22,7 @@ from kernel_provider.errors import (
     UnknownKeyError,
     suggest,
 )
-from kernel_provider.models.mounts import HUB, model_mounts
+from kernel_provider.models.mounts import HUB, model_mounts, resolve
 from kernel_provider.values import (
     MIB,
     Gpus,
@@ -45,8 +45,7 @@ MOUNT_ROOTS: Final = ("/models", "/data")
 class KernelPolicy:
     """The limits and contents of one kernel; sizes are bytes, times are seconds.
 
-    ``models`` are the registry's folders by where they go, found by the names that a
-    kernelspec has.
+    ``models`` are folders of the registry, by the models' names with their revisions.
     """
 
     image: str = names.IMAGE
@@ -95,7 +94,7 @@ def parse_policy(
     values = {key: _parse(key, *said) for key, said in asked.items()}
     if "models" in values:
         who, wanted = asked["models"][0], values["models"]
-        values["models"] = model_mounts(wanted, root=ceilings.registry, source=who)
+        values["models"] = resolve(wanted, root=ceilings.registry, source=who)
     policy = KernelPolicy(**values)
     check = _Check(policy, asked, source)
     check.least()
@@ -215,16 +214,17 @@ class _Check:
     def mounts(self, ceilings: Ceilings) -> None:
         """Each goes to a place for mounts, and comes from a folder that may be shown."""
         source = self._who("mounts")
+        models = model_mounts(self.policy.models)
         for target, path in self.policy.mounts.items():
             place = PurePosixPath(target)
             if str(place) != target or ".." in place.parts or str(place.parent) not in MOUNT_ROOTS:
                 reason = f"mounts go to a folder directly below {' or '.join(MOUNT_ROOTS)}"
                 raise ConfigError(source=source, key="mounts", value=target, reason=reason)
-            if target in self.policy.models or (self.policy.models and target == HUB):
+            if target in models or (models and target == HUB):
                 reason = "a model of the registry goes there"
                 raise ConfigError(source=source, key="mounts", value=target, reason=reason)
             _check_mount_source(path, ceilings, source)
-        for path in self.policy.models.values():
+        for path in models.values():
             _check_mount_source(path, ceilings, self._who("models"))
 
 

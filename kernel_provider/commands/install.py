@@ -218,8 +218,9 @@ def place(where: str) -> Path:
 def display_name_of(policy: KernelPolicy) -> str:
     """A name that tells the limits, since it is all that a list of kernels shows."""
     memory, cpus = show("memory", policy.memory), show("cpus", policy.cpus)
-    image = "" if policy.image == KernelPolicy().image else f", {policy.image}"
-    return f"Python (ML sandbox, {memory}, {cpus} CPU, offline{image})"
+    rest = [] if policy.image == KernelPolicy().image else [policy.image]
+    rest += [label.removesuffix("@main") for label in policy.models]
+    return f"Python (ML sandbox, {', '.join([memory, f'{cpus} CPU', 'offline', *rest])})"
 
 
 def kernel_json(

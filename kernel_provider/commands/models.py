@@ -11,12 +11,28 @@ from typing import Any
 
 from kernel_provider.models import archive, sources
 from kernel_provider.models.add import Counter, Request, add, megabytes
-from kernel_provider.models.entry import MAIN, Entry
+from kernel_provider.models.entry import MAIN, Entry, split_label
 from kernel_provider.models.errors import ModelRefusedError
 from kernel_provider.models.sources import DTYPES, Found
 from kernel_provider.models.store import Registry, place
 from kernel_provider.run.text import printable
 from kernel_provider.steps import Note, Steps
+
+
+class _Intermixed(argparse.ArgumentParser):
+    """Takes PATH after options too; argparse itself has given up on it by then."""
+
+    _inside = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, which this one calls in turn."""
+        if self._inside:
+            return super().parse_known_args(args, namespace)
+        self._inside = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._inside = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "read-only, and code finds them by their plain ids, offline. They are kept once, "
         "by digest, in $EXECUTOR_ML_MODELS or $XDG_DATA_HOME/executor-ml/models."
     )
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions = parser.add_subparsers(
+        dest="action", metavar="ACTION", required=True, parser_class=_Intermixed
+    )
     _add_arguments(_action(actions, "add", "take a model into the registry"))
     _action(actions, "list", "every model, with size, parameters and licence")
     show = _action(actions, "show", "one model with its files and their digests")
@@ -58,7 +76,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "installed Python package. Nothing is downloaded. Pickled weights are refused, and "
         "left out where there are others."
     )
-    parser.add_argument("model", metavar="ID", help="what code calls it: name or org/name")
+    parser.add_argument(
+        "model", metavar="ID", help="what code calls it: name or org/name, or with @revision"
+    )
     parser.add_argument("path", metavar="PATH", nargs="?", help="the folder or file")
     parser.add_argument("--revision", metavar="R", help="what to call it (default: main)")
     origin = parser.add_mutually_exclusive_group()
@@ -129,9 +149,10 @@ def _print(args: argparse.Namespace, data: object, text: str) -> None:
 
 def _add(args: argparse.Namespace, registry: Registry, steps: Steps) -> Entry:
     found = find(args)
+    model, revision = split_label(args.model)
     request = Request(
-        model=args.model,
-        revision=args.revision or MAIN,
+        model=model,
+        revision=args.revision or revision or MAIN,
         share=args.share,
         replace=args.replace,
     )
@@ -146,22 +167,24 @@ def _add(args: argparse.Namespace, registry: Registry, steps: Steps) -> Entry:
 def _converter(args: argparse.Namespace, note: Note) -> Callable[[Found, Path], Found]:
     from kernel_provider.models.convert import Conversion, convert  # noqa: PLC0415  200 ms
 
-    conversion = Conversion(model=args.model, dtype=args.dtype or "", environ=os.environ)
+    model, _ = split_label(args.model)
+    conversion = Conversion(model=model, dtype=args.dtype or "", environ=os.environ)
     return lambda found, work: convert(conversion, found, work, note)
 
 
 def find(args: argparse.Namespace) -> Found:
     """What the words of ``models add`` mean; raises ModelRefusedError."""
+    model, revision = split_label(args.model)
     if args.from_cache:
         cache = Path(args.path).absolute() if args.path else sources.cache_folder(os.environ)
-        return sources.from_cache(args.model, args.revision or "", cache)
+        return sources.from_cache(model, args.revision or revision, cache)
     if args.from_package:
-        return sources.from_package(args.model, args.from_package, args.path or "")
+        return sources.from_package(model, args.from_package, args.path or "")
     if not args.path:
         reason = "there is no PATH to take it from"
         remedy = "name its folder or file, or add --from-cache"
-        raise ModelRefusedError(model=args.model, reason=reason, remedy=remedy)
-    return sources.from_path(args.model, Path(args.path).expanduser().absolute())
+        raise ModelRefusedError(model=model, reason=reason, remedy=remedy)
+    return sources.from_path(model, Path(args.path).expanduser().absolute())
 
 
 def _verify(registry: Registry, entries: Sequence[Entry], steps: Steps) -> None:

@@ -43,7 +43,7 @@ def demo(out: Path, kernel: str, steps: Steps) -> int:
     registry = Registry(place(os.environ))
     steps.say("The demo will write:")
     if model.find(registry) is None:
-        steps.say(f"  - a language model of 270 MB to {registry.root}")
+        steps.say(f"  - a language model of 260 MB to {registry.root}")
     steps.say(f"  - the executed notebook, its HTML and a kernelspec to {out}")
     label = model.prepare(registry, steps).label
     share = out / "jupyter"

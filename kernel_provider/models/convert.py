@@ -23,7 +23,7 @@ from jupyter_client.session import Session as Signer
 
 from kernel_provider.ceilings import Ceilings, read_ceilings, this_machine
 from kernel_provider.models import weights
-from kernel_provider.models.add import Counter, take
+from kernel_provider.models.add import Counter, megabytes, take
 from kernel_provider.models.errors import ModelRefusedError
 from kernel_provider.models.sources import DTYPES, Found
 from kernel_provider.models.weights import WEIGHT_PICKLES, is_pickle
@@ -171,7 +171,7 @@ def receive(answers: Iterator[str], folder: Path, *, most: int, note: Note) -> N
             raise ValueError(msg)
         with (folder / name).open("ab") as file:
             file.write(data)
-        note.text = f"{done / 1e6:.0f} MB converted"
+        note.text = f"{megabytes(done)} converted"
     for name in names:
         if is_pickle(name, folder / name):
             msg = f"it gives a pickle, {name}"

@@ -14,8 +14,11 @@ class RegistryError(SandboxError):
 class UnknownModelError(ConfigError):
     """No model of that name is in the registry."""
 
-    summary = "{source}: there is no model {model!r} in {root}{suggestion}; there are: {known}"
-    fix = "add it: executor-ml models add {model} FOLDER (or add {model} --from-cache)"
+    summary = "{source}: there is no model {model!r} in {root}{suggestion}"
+    fix = (
+        "add it: executor-ml models add {model} FOLDER (or --from-cache); "
+        "or take one that is there: {known}"
+    )
 
 
 class ModelAlteredError(SandboxError):

@@ -8,7 +8,6 @@ read again before a kernel sees it. Whoever changes the registry holds its lock;
 under way lives in a folder that the next one removes.
 """
 
-import difflib
 import fcntl
 import hashlib
 import os
@@ -99,16 +98,20 @@ class Registry:
             fitting = [entry for entry in fitting if entry.revision == MAIN]
         if fitting:
             return fitting[0]
-        known = [entry.label for entry in everything]
-        ids = {entry.id: entry.label for entry in everything}
-        ids |= {entry.name: entry.label for entry in everything}
-        near = difflib.get_close_matches(model, ids, n=1)
-        raise UnknownModelError(
+        raise self._unknown(label, everything, source)
+
+    def _unknown(self, label: str, there: Sequence[Entry], source: str) -> UnknownModelError:
+        import difflib  # noqa: PLC0415  on the path of no start that succeeds
+
+        labels = {entry.name: entry.label for entry in there}
+        labels |= {entry.id: entry.label for entry in there}
+        near = difflib.get_close_matches(split_label(label)[0], labels, n=1)
+        return UnknownModelError(
             source=source,
             model=label,
             root=str(self.root),
-            suggestion=f"; did you mean {ids[near[0]]!r}?" if near else "",
-            known=", ".join(known) or "none yet",
+            suggestion=f"; did you mean {labels[near[0]]!r}?" if near else "",
+            known=", ".join(entry.label for entry in there) or "none yet",
         )
 
     def snapshot(self, entry: Entry) -> Path:

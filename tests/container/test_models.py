@@ -2,13 +2,13 @@
 
 import json
 import os
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from kernels import kernel, run
+from legacy_weights import legacy_weights
 from sandboxes import value
 from small_models import gpt2
 
@@ -215,24 +215,14 @@ def test_a_model_that_is_not_there_is_told_at_once(
         assert value(client, f"type(AutoModel.from_pretrained({ID!r})).__name__") == "GPT2Model"
 
 
-def legacy_pickle(path: Path, mark: Path) -> None:
-    """What torch.save wrote long ago: tensors, and code that runs when they are loaded."""
-    tensors = b"(dS'a.weight'\nctorch\nones\n((I3\nI4\nttRsS'ran'\ncos\nsystem\n(S'touch %s'\ntRs."
-    parts = [0x1950A86A20F9469CFC6C, 1001, {}]
-    head = b"".join(pickle.dumps(part, 2) for part in parts)
-    path.write_bytes(head + tensors % bytes(mark) + pickle.dumps([], 2))
-
-
 def test_pickles_are_converted_where_they_can_do_nothing(
     image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their code runs in a sandbox, their tensors come out as safetensors."""
     assert image
     monkeypatch.setenv("EXECUTOR_ML_MODELS", str(tmp_path / "registry"))
-    folder, mark = tmp_path / "m", Path("/tmp/executor-ml-test-pickle-ran")
-    folder.mkdir()
-    (folder / "config.json").write_text('{"torch_dtype": "float32"}')
-    legacy_pickle(folder / "pytorch_model.bin", mark)
+    mark = Path("/tmp/executor-ml-test-pickle-ran")
+    folder = legacy_weights(tmp_path / "m", mark=str(mark))
     assert cli.main(["models", "add", "old", str(folder)]) == 65
     assert "add --convert" in capsys.readouterr().err
     assert cli.main(["models", "add", "old", str(folder), "--dtype", "bf16"]) == 0

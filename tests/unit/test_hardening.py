@@ -200,7 +200,7 @@ _OTHER: dict[str, Any] = {
     "workspace": "copy",
     "workspace_size": 3 * MIB,
     "mounts": {"/data/a": "/b"},
-    "models": {"/models/hub/models--a": "/b"},
+    "models": {"org/a@main": "/views/b/snapshots/c"},
     "env": {"A": "b"},
     "preload": ("numpy",),
     "startup_timeout": 5.0,

@@ -60,7 +60,7 @@ def test_models_travel_in_a_file(here: Registry, there: Registry, file: Path) ->
     note = Note()
     assert bring_in(there, file, note) == here.list()
     assert there.list() == here.list()
-    assert "kB of" in note.text
+    assert "KB of" in note.text
     for entry in there.list():
         there.check(entry, thorough=True)
     with tarfile.open(file) as tar:

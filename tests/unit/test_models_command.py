@@ -43,10 +43,10 @@ def test_from_the_first_look_to_the_last(model: Path, capsys: pytest.CaptureFixt
     assert "no models yet" in capsys.readouterr().out
     assert models(f"add org/Tiny {model}") == 0
     out = capsys.readouterr().out
-    assert f"ok  adding org/Tiny from the folder {model}: 0.4 kB, 5 files" in out
+    assert f"ok  adding org/Tiny from the folder {model}: 0.3 KB, 5 files" in out
     assert "executor-ml install --user --name tiny --model org/Tiny" in out
     assert models("list") == 0
-    assert "org/Tiny  main      0.4 kB  16          F32    apache-2.0" in capsys.readouterr().out
+    assert "org/Tiny  main      0.3 KB  16          F32    apache-2.0" in capsys.readouterr().out
     assert models("show org/Tiny") == 0
     out = capsys.readouterr().out
     assert "org/Tiny, or /models/Tiny" in out
@@ -63,9 +63,10 @@ def test_scripts_get_json(
     model: Path, registry: Registry, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of each action, and nothing else on standard output."""
-    added = told(f"add org/Tiny {model} --revision v1", capsys)
+    added = told(f"add org/Tiny@v1 {model}", capsys)
     assert (added["id"], added["revision"], added["parameters"]) == ("org/Tiny", "v1", 16)
     assert told("list", capsys) == [added]
+    assert told(f"add org/Tiny {model} --revision v1 --replace", capsys) == added
     shown = told("show org/Tiny", capsys)
     assert Path(shown["path"]) == registry.snapshot(registry.find("org/Tiny"))
     assert len(shown["files"]) == 5
@@ -93,6 +94,21 @@ def test_a_spoilt_file_fails_verify(
     path.write_text("{}")
     assert models("verify") == 65
     assert f"{path} has 2 bytes instead of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", ["--json a {}", "a {} --json", "a --json {}", "--json -- a {}"])
+def test_options_stand_anywhere(words: str, model: Path) -> None:
+    """Between the words, too."""
+    assert models(f"add {words.format(model)}") == 0
+
+
+def test_wrong_words_are_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """As for every command."""
+    for words in ("", "ad", "add", "list x", "add a b c", "show", "verify --fix"):
+        with pytest.raises(SystemExit) as caught:
+            models(words)
+        assert caught.value.code == 2
+        assert "usage: executor-ml models" in capsys.readouterr().err
 
 
 def test_a_path_is_needed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,7 @@ def test_pieces_become_files(tmp_path: Path) -> None:
         "a.json": b"one",
         "b.bin": b"xyz",
     }
-    assert note.text == "0 MB converted"
+    assert note.text == "0.0 KB converted"
 
 
 @pytest.mark.parametrize(

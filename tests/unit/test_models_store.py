@@ -101,7 +101,7 @@ def test_a_revision_is_found_by_name(registry: Registry, tmp_path: Path) -> None
     assert registry.find("org/tiny@v1") == old
     main = put(registry, folder(tmp_path / "n", fill=" "))
     assert registry.find("org/tiny") == main
-    with pytest.raises(UnknownModelError, match=r"there are: org/tiny@main, org/tiny@v1\n"):
+    with pytest.raises(UnknownModelError, match="one that is there: org/tiny@main, org/tiny@v1"):
         registry.find("org/tiny@v2")
 
 
@@ -120,7 +120,7 @@ def test_an_unknown_model_is_told_with_the_nearest(registry: Registry, tmp_path:
 def test_a_registry_that_was_never_made_is_empty(registry: Registry) -> None:
     """Looking makes no folder."""
     assert registry.list() == ()
-    with pytest.raises(UnknownModelError, match="there are: none yet"):
+    with pytest.raises(UnknownModelError, match="that is there: none yet"):
         registry.find("x")
     assert not registry.root.exists()
 
