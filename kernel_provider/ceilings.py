@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from kernel_provider import names
 from kernel_provider.errors import ConfigError, ConfigFileError, UnknownKeyError, suggest
+from kernel_provider.models.store import place
 from kernel_provider.values import (
     MIB,
     Limit,
@@ -84,7 +85,8 @@ class Ceilings:
     ``images`` and ``mount_sources`` are None where anything goes: then a kernelspec
     can mount what its user can read, which the user could read anyway. ``defaults`` are
     for what a kernelspec does not set, with who said so. ``machine`` is None where
-    nobody looked.
+    nobody looked. ``registry`` is the folder that models come from, which must be below
+    ``mount_sources``, too.
     """
 
     limits: Mapping[str, Limit] = field(default_factory=dict)
@@ -93,6 +95,7 @@ class Ceilings:
     mount_sources: tuple[str, ...] | None = None
     defaults: Said = field(default_factory=dict)
     machine: Machine | None = None
+    registry: str = ""
 
 
 def this_machine() -> Machine:
@@ -126,6 +129,7 @@ class _Collector:
         self._sources: dict[str, str] = {}
         self._lists: dict[str, tuple[str, ...]] = {}
         self._defaults: dict[str, tuple[str, object]] = {}
+        self._registry = ""
 
     def file(self, path: str) -> "_Collector":
         """The administrator's file."""
@@ -135,11 +139,15 @@ class _Collector:
         return self.said({key: (path, value) for key, value in table.items()})
 
     def environment(self, environ: Mapping[str, str]) -> "_Collector":
-        """One variable for each limit; an empty one is a mistake, not infinity."""
+        """One variable for each limit; an empty one is a mistake, not infinity.
+
+        And where its user's models are.
+        """
         for key in LIMITS:
             variable = f"EXECUTOR_ML_MAX_{key.upper()}"
             if variable in environ:
                 self._hold(key, environ[variable], variable)
+        self._registry = place(environ)
         return self
 
     def said(self, said: Said) -> "_Collector":
@@ -170,6 +178,7 @@ class _Collector:
             mount_sources=self._lists.get(MOUNT_SOURCES),
             defaults=self._defaults,
             machine=this_machine(),
+            registry=self._registry,
         )
 
     def _hold(self, key: str, value: object, source: str) -> None:

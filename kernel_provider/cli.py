@@ -22,6 +22,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "install": ("kernel_provider.commands.install", "write a kernelspec with its own limits"),
     "policy": ("kernel_provider.commands.policy", "show every setting in force, and who set it"),
     "pool": ("kernel_provider.commands.pool", "park sandboxes, so that kernels open at once"),
+    "models": ("kernel_provider.commands.models", "the models that kernels may be given"),
     "ps": ("kernel_provider.commands.ps", "show running sandboxes and what they use"),
     "bundle": ("kernel_provider.commands.bundle", "pack all for a machine without a network"),
     "unbundle": ("kernel_provider.commands.unbundle", "put a bundle into effect on this machine"),

@@ -16,6 +16,7 @@ from typing import Final
 from kernel_provider import names
 from kernel_provider.engines import Mount, SandboxSpec
 from kernel_provider.errors import EnvironmentTooLargeError
+from kernel_provider.models.mounts import model_mounts
 from kernel_provider.policy import KernelPolicy
 from kernel_provider.seccomp import profile_json
 
@@ -64,7 +65,7 @@ def sandbox_spec(policy: KernelPolicy, *, rendezvous: str, warm: Sequence[str] =
     mounts = [Mount(source=rendezvous, target=RENDEZVOUS_FOLDER)]
     mounts += [
         Mount(source=os.path.realpath(source), target=target)
-        for target, source in sorted(policy.mounts.items())
+        for target, source in sorted({**policy.mounts, **model_mounts(policy.models)}.items())
     ]
     return SandboxSpec(
         image=policy.image,

@@ -22,6 +22,7 @@ from kernel_provider.errors import (
     UnknownKeyError,
     suggest,
 )
+from kernel_provider.models.mounts import HUB, model_mounts, resolve
 from kernel_provider.values import (
     MIB,
     Gpus,
@@ -33,6 +34,7 @@ from kernel_provider.values import (
     parse_modules,
     parse_number,
     parse_text,
+    parse_texts,
     show,
 )
 
@@ -42,7 +44,10 @@ MOUNT_ROOTS: Final = ("/models", "/data")
 
 @dataclass(frozen=True, kw_only=True)
 class KernelPolicy:
-    """The limits and contents of one kernel; sizes are bytes, times are seconds."""
+    """The limits and contents of one kernel; sizes are bytes, times are seconds.
+
+    ``models`` are folders of the registry, by the models' names with their revisions.
+    """
 
     image: str = names.IMAGE
     memory: int = 512 * MIB
@@ -53,6 +58,7 @@ class KernelPolicy:
     workspace: str = "none"
     workspace_size: int = 64 * MIB
     mounts: Mapping[str, str] = field(default_factory=dict)
+    models: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     preload: tuple[str, ...] = ()
     pool: int = 1
@@ -66,6 +72,7 @@ _PARSERS: Final[Mapping[str, Callable[[object], Any]]] = {
     **LIMITS,
     "image": parse_text,
     "mounts": parse_mapping,
+    "models": parse_texts,
     "env": parse_env,
     "preload": parse_modules,
     "pool": parse_count,
@@ -80,14 +87,20 @@ def parse_policy(
     """Turn a kernelspec's ``config`` into a policy.
 
     ``source`` names the kernelspec in errors. Pure but for mounts, whose sources are
-    looked at with this process's own rights (a bind mount would be made with root's).
+    looked at with this process's own rights (a bind mount would be made with root's), and
+    for models, whose files are read again where they were touched.
 
     Raises:
         UnknownKeyError, ConfigError, CeilingError, MountError: no kernel is started.
+        UnknownModelError, ModelAlteredError, RegistryError: neither is one.
     """
     given = {key: (source, value) for key, value in config.items()}
     asked: Said = {**ceilings.defaults, **given}
-    policy = KernelPolicy(**{key: _parse(key, *said) for key, said in asked.items()})
+    values = {key: _parse(key, *said) for key, said in asked.items()}
+    if "models" in values:
+        who, wanted = asked["models"][0], values["models"]
+        values["models"] = resolve(wanted, root=ceilings.registry, source=who)
+    policy = KernelPolicy(**values)
     check = _Check(policy, asked, source)
     check.least()
     check.scratch()
@@ -206,12 +219,18 @@ class _Check:
     def mounts(self, ceilings: Ceilings) -> None:
         """Each goes to a place for mounts, and comes from a folder that may be shown."""
         source = self._who("mounts")
+        models = model_mounts(self.policy.models)
         for target, path in self.policy.mounts.items():
             place = PurePosixPath(target)
             if str(place) != target or ".." in place.parts or str(place.parent) not in MOUNT_ROOTS:
                 reason = f"mounts go to a folder directly below {' or '.join(MOUNT_ROOTS)}"
                 raise ConfigError(source=source, key="mounts", value=target, reason=reason)
+            if target in models or (models and target == HUB):
+                reason = "a model of the registry goes there"
+                raise ConfigError(source=source, key="mounts", value=target, reason=reason)
             _check_mount_source(path, ceilings, source)
+        for path in models.values():
+            _check_mount_source(path, ceilings, self._who("models"))
 
 
 def _check_mount_source(path: str, ceilings: Ceilings, source: str) -> None:

@@ -50,7 +50,8 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         """Parse the policy and bind the sockets; nothing is started yet."""
-        policy = self._parse()
+        # in a thread: a model that was touched is read again, which may be gigabytes
+        policy = await asyncio.to_thread(self._parse)
         kwargs = await super().pre_launch(cmd=[], **kwargs)
         # in place before the interpreter starts: much of it is read at import
         environ = kwargs["env"]

@@ -56,7 +56,7 @@ class Recipe:
         # these make no difference to a sandbox that is there
         policy = replace(self.policy, pool=0, park_ttl=0.0, startup_timeout=0.0)
         spec = sandbox_spec(policy, rendezvous="")
-        lives = [_place(path)[:2] for path in self.policy.mounts.values()]
+        lives = [_place(mount.source)[:2] for mount in spec.mounts]
         lives.append(_place(self.address))
         text = json.dumps([asdict(spec), lives, __version__], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -15,7 +15,7 @@ from typing import Final, TextIO
 
 from kernel_provider.errors import SandboxError
 
-PATIENCE: Final = 3.0
+PATIENCE: Final = 2.0
 HEARTBEAT: Final = 15.0
 """Seconds before the first sign of life in a log, and between those that follow; a
 terminal gets one each half second."""
@@ -43,9 +43,14 @@ class CommandError(SandboxError):
 
 
 class Note:
-    """What a step has to say when it is over."""
+    """What a step has to say: so far, while it goes on, and in the end."""
 
     text = ""
+
+    @property
+    def tail(self) -> str:
+        """The same, to stand behind the step's name."""
+        return f": {self.text}" if self.text else ""
 
 
 class Steps:
@@ -61,11 +66,11 @@ class Steps:
 
     @contextmanager
     def step(self, text: str) -> Iterator[Note]:
-        """Time the body; set ``text`` of the yielded note to add to the last line."""
+        """Time the body; ``text`` of the yielded note is added to each line about it."""
         begun = time.monotonic()
         over = threading.Event()
-        ticker = threading.Thread(target=self._tick, args=(text, begun, over), daemon=True)
         note = Note()
+        ticker = threading.Thread(target=self._tick, args=(text, note, begun, over), daemon=True)
         ticker.start()
         word = "failed"
         try:
@@ -78,21 +83,21 @@ class Steps:
             over.set()
             ticker.join()
             took = time.monotonic() - begun
-            tail = f": {note.text}" if note.text else ""
             start = "\r\x1b[K" if self._live else ""
-            self.say(f"{start}  {word:<3} {text}{tail} ({took:.1f} s)")
+            self.say(f"{start}  {word:<3} {text}{note.tail} ({took:.1f} s)")
 
-    def _tick(self, text: str, begun: float, over: threading.Event) -> None:
+    def _tick(self, text: str, note: Note, begun: float, over: threading.Event) -> None:
         pause = 0.1 if self._live else PATIENCE
         while not over.wait(pause):
             took = time.monotonic() - begun
             if self._live:
-                line = f"  ... {text} ({took:.0f} s)"[: shutil.get_terminal_size().columns - 1]
-                self._stream.write(f"\r\x1b[K{line}")
+                room = shutil.get_terminal_size().columns - 1
+                line = f"  ... {text}{note.tail} ({took:.0f} s)"
+                self._stream.write(f"\r\x1b[K{line[:room]}")
                 self._stream.flush()
                 pause = 0.5
             else:
-                self.say(f"  ... {text}: {took:.0f} s so far")
+                self.say(f"  ... {text}{note.tail}: {took:.0f} s so far")
                 pause = HEARTBEAT
 
 

@@ -18,6 +18,7 @@ import sys
 import time
 from typing import Any
 
+import sandbox_models
 import sandbox_workspace
 
 CHANNEL_FD = 3
@@ -184,6 +185,7 @@ def main() -> None:
     channel = socket.socket(fileno=CHANNEL_FD)
     channel.set_inheritable(False)
     prepare_folders()
+    sandbox_models.install()
     preload()
     warm_up()
     app = make_app(receive_listeners(channel))

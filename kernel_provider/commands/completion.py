@@ -71,7 +71,7 @@ def words() -> dict[str, Words]:
     """Every command, option and choice, from the parsers themselves."""
     from kernel_provider.cli import COMMANDS, make_parser  # noqa: PLC0415  it imports this one
 
-    after = {name: _of(subparsers(make_parser(name))[name]) for name in COMMANDS}
+    after = {name: _with_actions(subparsers(make_parser(name))[name]) for name in COMMANDS}
     return {"": _of(make_parser(None)), **after}
 
 
@@ -91,6 +91,13 @@ def _of(parser: argparse.ArgumentParser) -> Words:
         if not action.option_strings and action.choices is not None:
             plain += [str(choice) for choice in action.choices]
     return Words(options=tuple(options), plain=tuple(plain))
+
+
+def _with_actions(parser: argparse.ArgumentParser) -> Words:
+    """A command's words; those of all its actions, where it has some."""
+    own = _of(parser)
+    inner = [option for action in subparsers(parser).values() for option in _of(action).options]
+    return Words(options=tuple(dict.fromkeys((*own.options, *inner))), plain=own.plain)
 
 
 def script(shell: str, words: Mapping[str, Words]) -> str:

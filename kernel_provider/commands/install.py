@@ -91,6 +91,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workspace", choices=WORKSPACES, help="copy: copy the notebook's folder in at each start"
     )
     parser.add_argument("--workspace-size", metavar="SIZE", help="of that copy at most, as 64m")
+    parser.add_argument(
+        "--model",
+        action="append",
+        metavar="ID",
+        help="a model of the registry (executor-ml models list), which code finds by its id",
+    )
     parser.add_argument("--env", action="append", metavar="NAME=VALUE", help="a variable to set")
     parser.add_argument("--preload", action="append", metavar="MODULE", help="import at the start")
     parser.add_argument("--loopback", metavar="L", help="true, or insist: see docs/settings.md")
@@ -140,6 +146,8 @@ def config_of(args: argparse.Namespace) -> dict[str, Any]:
         pairs = _pairs(args.mount, "--mount", "TARGET=SOURCE", args.name)
         # A shell has put the person's home in for ~ only at the start of a word.
         config["mounts"] = {t: str(Path(s).expanduser().absolute()) for t, s in pairs.items()}
+    if args.model:
+        config["models"] = args.model
     if args.env:
         config["env"] = _pairs(args.env, "--env", "NAME=VALUE", args.name)
     if args.preload:
@@ -212,8 +220,9 @@ def place(where: str) -> Path:
 def display_name_of(policy: KernelPolicy) -> str:
     """A name that tells the limits, since it is all that a list of kernels shows."""
     memory, cpus = show("memory", policy.memory), show("cpus", policy.cpus)
-    image = "" if policy.image == KernelPolicy().image else f", {policy.image}"
-    return f"Python (ML sandbox, {memory}, {cpus} CPU, offline{image})"
+    rest = [] if policy.image == KernelPolicy().image else [policy.image]
+    rest += [label.removesuffix("@main") for label in policy.models]
+    return f"Python (ML sandbox, {', '.join([memory, f'{cpus} CPU', 'offline', *rest])})"
 
 
 def kernel_json(

@@ -100,7 +100,9 @@ def table(settings: Sequence[Setting]) -> str:
 
 
 def text(key: str, value: Any) -> str:
-    """A value as people write it."""
+    """A value as people write it; of a model its name, since its folder is the registry's."""
+    if isinstance(value, Mapping) and key == "models":
+        value = tuple(value)
     if isinstance(value, Mapping):
         return " ".join(f"{name}={content}" for name, content in value.items()) or "none"
     if isinstance(value, (tuple, list)):

@@ -21,7 +21,7 @@ MADE: Final = "<!-- Made by python -m kernel_provider.commands.reference: change
 BAR: Final = "\\|"
 """A bar that does not end a cell of a table."""
 
-NOT_IMPORTED: Final = ("bootstrap", "demo", "__main__")
+NOT_IMPORTED: Final = ("bootstrap", "demo", "__main__", "_inside")
 """Programs of their own, without errors of their own."""
 
 
@@ -39,9 +39,14 @@ def commands_page() -> str:
     ]
     for name in sorted(COMMANDS):
         parser = subparsers(make_parser(name))[name]
-        description = _sentence(parser.description or "")
-        parts += [f"## executor-ml {name}\n", f"{description}\n", _arguments(parser)]
+        parts += _section(f"## executor-ml {name}", parser)
+        for action, inner in subparsers(parser).items():
+            parts += _section(f"### executor-ml {name} {action}", inner)
     return "\n".join(part for part in parts if part)
+
+
+def _section(title: str, parser: argparse.ArgumentParser) -> list[str]:
+    return [f"{title}\n", f"{_sentence(parser.description or '')}\n", _arguments(parser)]
 
 
 def _sentence(text: str) -> str:

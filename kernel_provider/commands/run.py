@@ -90,6 +90,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workspace", choices=WORKSPACES, help="copy: give it a copy of the notebook's folder"
     )
+    parser.add_argument(
+        "--model",
+        dest="models",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="a model of the registry: executor-ml models list",
+    )
     parser.add_argument("--cell-timeout", type=_duration, metavar="TIME", help="such as 30s")
     parser.add_argument("--timeout", type=_duration, metavar="TIME", help="of it all: 10m")
     parser.add_argument("--allow-errors", action="store_true", help="go on after exceptions")
@@ -149,6 +157,8 @@ def _run(args: argparse.Namespace, stream: TextIO) -> tuple[RunResult, Path | No
     overrides: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if args.mounts:
         overrides["mounts"] = dict(args.mounts)
+    if args.models:
+        overrides["models"] = args.models
     request = RunRequest(
         notebook=args.notebook,
         output=None if args.output == "-" else output,

@@ -11,6 +11,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 from kernel_provider.demo import model, notebook
 from kernel_provider.errors import SandboxError
+from kernel_provider.models.store import Registry, place
 from kernel_provider.steps import SetupError, Steps
 
 SUFFIX = f" + {model.NAME}"
@@ -39,14 +40,14 @@ def demo(out: Path, kernel: str, steps: Steps) -> int:
     Raises:
         SandboxError: it could not begin, or the kernel could not start.
     """
-    cache = model.cache_for(os.environ)
+    registry = Registry(place(os.environ))
     steps.say("The demo will write:")
-    if not cache.is_current():
-        steps.say(f"  - a language model of 270 MB to {cache.model}")
+    if model.find(registry) is None:
+        steps.say(f"  - a language model of 260 MB to {registry.root}")
     steps.say(f"  - the executed notebook, its HTML and a kernelspec to {out}")
-    path = model.prepare(cache, steps)
+    label = model.prepare(registry, steps).label
     share = out / "jupyter"
-    use_kernelspec(share, kernel, path)
+    use_kernelspec(share, kernel, label)
     book = notebook.load()
     failure = ""
     try:
@@ -67,16 +68,15 @@ def demo(out: Path, kernel: str, steps: Steps) -> int:
     return 0
 
 
-def use_kernelspec(share: Path, kernel: str, path: Path) -> None:
+def use_kernelspec(share: Path, kernel: str, label: str) -> None:
     """Let ``kernel`` have the model, for this process and what it tells to run.
 
     Raises:
         SetupError: the kernelspec is not installed.
     """
     share.mkdir(parents=True, exist_ok=True)
-    mounts = {f"/models/{model.NAME}": str(path)}
     try:
-        notebook.write_kernelspec(share, kernel=kernel, mounts=mounts, suffix=SUFFIX)
+        notebook.write_kernelspec(share, kernel=kernel, models=[label], suffix=SUFFIX)
     except NoSuchKernel as error:
         raise SetupError(
             reason=f"no kernelspec {kernel} is installed for {sys.executable}",

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from importlib import resources
 from pathlib import Path
@@ -28,8 +28,8 @@ def load() -> NotebookNode:
     return book
 
 
-def write_kernelspec(share: Path, *, kernel: str, mounts: Mapping[str, str], suffix: str) -> None:
-    """Copy the installed kernelspec to ``share``, with ``mounts`` in its configuration.
+def write_kernelspec(share: Path, *, kernel: str, models: Sequence[str], suffix: str) -> None:
+    """Copy the installed kernelspec to ``share``, with ``models`` in its configuration.
 
     ``share`` then belongs on JUPYTER_PATH, where it goes before the installed one.
 
@@ -41,13 +41,13 @@ def write_kernelspec(share: Path, *, kernel: str, mounts: Mapping[str, str], suf
     if installed != target:
         shutil.copytree(installed, target, dirs_exist_ok=True)
     path = target / "kernel.json"
-    path.write_text(json.dumps(with_mounts(json.loads(path.read_text()), mounts, suffix)))
+    path.write_text(json.dumps(with_models(json.loads(path.read_text()), models, suffix)))
 
 
-def with_mounts(spec: Mapping[str, Any], mounts: Mapping[str, str], suffix: str) -> dict[str, Any]:
-    """The kernelspec with ``mounts`` configured and ``suffix`` in its name; once."""
+def with_models(spec: Mapping[str, Any], models: Sequence[str], suffix: str) -> dict[str, Any]:
+    """The kernelspec with ``models`` configured and ``suffix`` in its name; once."""
     stanza = spec["metadata"]["kernel_provisioner"]
-    config = {**stanza.get("config", {}), "mounts": dict(mounts)}
+    config = {**stanza.get("config", {}), "models": list(models)}
     metadata = {**spec["metadata"], "kernel_provisioner": {**stanza, "config": config}}
     name = spec["display_name"].removesuffix(suffix) + suffix
     return {**spec, "display_name": name, "metadata": metadata}

@@ -49,7 +49,7 @@ class _Client(AsyncKernelClient):
 
 
 def merged(spec: KernelSpec, overrides: Mapping[str, Any]) -> KernelSpec:
-    """The kernelspec with other settings; mounts are added to its own.
+    """The kernelspec with other settings; mounts and models are added to its own.
 
     Raises OutsideKernelError where it does not run in a sandbox at all.
     """
@@ -58,9 +58,11 @@ def merged(spec: KernelSpec, overrides: Mapping[str, Any]) -> KernelSpec:
     if stanza.get("provisioner_name") != kernelspecs.PROVISIONER:
         raise OutsideKernelError(kernel=spec.display_name)
     config = {**(stanza.get("config") or {}), **overrides}
-    own = (stanza.get("config") or {}).get("mounts")
-    if "mounts" in overrides and isinstance(own, Mapping):
-        config["mounts"] = {**own, **overrides["mounts"]}
+    own = stanza.get("config") or {}
+    if "mounts" in overrides and isinstance(own.get("mounts"), Mapping):
+        config["mounts"] = {**own["mounts"], **overrides["mounts"]}
+    if "models" in overrides and isinstance(own.get("models"), list):
+        config["models"] = [*own["models"], *overrides["models"]]
     metadata = {**given["metadata"], "kernel_provisioner": {**stanza, "config": config}}
     return KernelSpec(**{**given, "metadata": metadata})
 
@@ -133,8 +135,10 @@ class Kernel:
 
     def _named(self, error: ConfigError) -> SandboxError:
         """The same error, but for who asked: an option, where one did."""
-        given = [*self._overrides, *self._overrides.get("mounts", {}).values()]
-        if error.data.get("key", error.data.get("path")) not in given:
+        asked = self._overrides
+        given = [*asked, *asked.get("mounts", {}).values(), *asked.get("models", ())]
+        culprit = next((error.data[k] for k in ("key", "path", "model") if k in error.data), None)
+        if culprit not in given:
             return error
         return type(error)(**{**error.data, "source": OPTIONS})
 

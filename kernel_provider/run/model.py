@@ -64,7 +64,7 @@ class RunRequest:
     ``output`` is None for a notebook that the caller takes from the result, and the
     notebook itself only where that is asked for by ``in_place``.
     ``overrides`` are settings as in a kernelspec's config, and go before them; of
-    ``mounts``, each target does. ``folder`` is the notebook's own.
+    ``mounts``, each target does, and ``models`` are added. ``folder`` is the notebook's own.
     """
 
     notebook: Path

@@ -1,12 +1,18 @@
 """The demo's parts that need neither an engine nor a model."""
 
 import ast
+import io
 from pathlib import Path
 
 import nbformat
+from small_models import folder
 
 from kernel_provider.demo import model, notebook
 from kernel_provider.demo.__main__ import lab_command
+from kernel_provider.models.add import Request, add
+from kernel_provider.models.sources import from_path
+from kernel_provider.models.store import Registry
+from kernel_provider.steps import Note, Steps
 
 
 def test_the_notebook_is_a_notebook() -> None:
@@ -21,7 +27,7 @@ def test_the_notebook_is_a_notebook() -> None:
         assert cell.execution_count is None
 
 
-def test_mounts_are_added_once() -> None:
+def test_models_are_added_once() -> None:
     """Writing over one's own kernelspec changes nothing more."""
     spec = {
         "display_name": "Python (ML)",
@@ -30,27 +36,26 @@ def test_mounts_are_added_once() -> None:
             "kernel_provisioner": {"provisioner_name": "p", "config": {"memory": "1g"}},
         },
     }
-    once = notebook.with_mounts(spec, {"/models/m": "/host/m"}, " + m")
+    once = notebook.with_models(spec, ["org/m@main"], " + m")
     assert once["display_name"] == "Python (ML) + m"
     assert once["metadata"]["debugger"] is False
     assert once["metadata"]["kernel_provisioner"]["config"] == {
         "memory": "1g",
-        "mounts": {"/models/m": "/host/m"},
+        "models": ["org/m@main"],
     }
-    assert notebook.with_mounts(once, {"/models/m": "/host/m"}, " + m") == once
-    assert "mounts" not in str(spec)
+    assert notebook.with_models(once, ["org/m@main"], " + m") == once
+    assert "models" not in str(spec)
 
 
-def test_a_model_is_made_anew_when_its_recipe_changes(tmp_path: Path) -> None:
-    """Only a finished folder with the stamp of this very recipe is used."""
-    cache = model.cache_for({"XDG_CACHE_HOME": str(tmp_path)})
-    assert not cache.is_current()
-    cache.model.mkdir(parents=True)
-    assert not cache.is_current()
-    cache.stamp.write_text("another recipe")
-    assert not cache.is_current()
-    cache.stamp.write_text(model.recipe_digest())
-    assert cache.is_current()
+def test_a_model_that_is_there_is_used(tmp_path: Path) -> None:
+    """Whoever added it: nothing is downloaded, and the person hears where it is."""
+    registry = Registry(tmp_path / "registry")
+    assert model.find(registry) is None
+    found = from_path(model.ID, folder(tmp_path / "m"))
+    entry = add(registry, Request(model=model.ID, revision="v1"), found, Note())
+    stream = io.StringIO()
+    assert model.prepare(registry, Steps(stream)) == entry
+    assert f"{model.ID}@v1: already in {registry.root}" in stream.getvalue()
 
 
 def test_the_last_words_can_be_pasted(tmp_path: Path) -> None:

@@ -200,6 +200,7 @@ _OTHER: dict[str, Any] = {
     "workspace": "copy",
     "workspace_size": 3 * MIB,
     "mounts": {"/data/a": "/b"},
+    "models": {"org/a@main": "/views/b/snapshots/c"},
     "env": {"A": "b"},
     "preload": ("numpy",),
     "pool": 3,

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from jupyter_client.kernelspec import KernelSpecManager
+from small_models import folder
 
 from kernel_provider import cli
 from kernel_provider.commands.install import KernelspecError, Request, display_name_of, install
@@ -125,6 +126,19 @@ def test_another_image_is_told_in_the_name() -> None:
     policy = KernelPolicy(image="executor-ml-nlp:latest", memory=1024 * MIB)
     expected = "Python (ML sandbox, 1 GB, 0.5 CPU, offline, executor-ml-nlp:latest)"
     assert display_name_of(policy) == expected
+
+
+def test_models_are_told_in_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are looked for before the kernelspec is written, and written as they were typed."""
+    monkeypatch.setenv("EXECUTOR_ML_MODELS", str(tmp_path / "models"))
+    words = ["install", "--prefix", str(tmp_path), "--model", "org/tiny"]
+    assert cli.main(words) == 78
+    assert not (tmp_path / PLACE).exists()
+    assert cli.main(["models", "add", "org/tiny", str(folder(tmp_path / "m"))]) == 0
+    assert cli.main(words) == 0
+    assert config(tmp_path) == {"models": ["org/tiny"]}
+    name = "Python (ML sandbox, 512 MB, 0.5 CPU, offline, org/tiny)"
+    assert written(tmp_path)["display_name"] == name
 
 
 REFUSED = [

@@ -332,8 +332,9 @@ def test_an_administrator_forbids_workspaces_or_holds_their_size(tmp_path: Path)
 
 def test_no_file_and_no_variable_is_no_ceiling(tmp_path: Path) -> None:
     """Nothing is held where nobody asked for it."""
-    found = read_ceilings({}, policy_file=str(tmp_path / "none.toml"))
-    assert found == Ceilings(machine=this_machine())
+    environ = {"EXECUTOR_ML_MODELS": "/models"}
+    found = read_ceilings(environ, policy_file=str(tmp_path / "none.toml"))
+    assert found == Ceilings(machine=this_machine(), registry="/models")
 
 
 @pytest.mark.parametrize(

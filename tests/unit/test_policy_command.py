@@ -8,6 +8,7 @@ import pytest
 from kernel_provider import cli
 from kernel_provider.ceilings import Ceilings
 from kernel_provider.commands.policy import Setting, in_force, table
+from kernel_provider.commands.policy import text as shown
 from kernel_provider.kernelspecs import Kernelspec
 from kernel_provider.values import MIB
 
@@ -71,6 +72,14 @@ def text(config: object) -> str:
     """A kernel.json of ours."""
     wanted = {"provisioner_name": "executor-ml-provisioner", "config": config}
     return json.dumps({"argv": ["x"], "metadata": {"kernel_provisioner": wanted}})
+
+
+def test_models_are_shown_by_name() -> None:
+    """Where the registry keeps them is nobody's business; folders of one's own are."""
+    models = {"org/tiny@main": "/views/x", "gpt2@v1": "/y"}
+    assert shown("models", models) == "org/tiny@main gpt2@v1"
+    assert shown("models", {}) == "none"
+    assert shown("mounts", {"/data/x": "/srv/x"}) == "/data/x=/srv/x"
 
 
 def test_the_command_shows_a_named_kernel(

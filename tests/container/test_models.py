@@ -1,0 +1,251 @@
+"""Models in real sandboxes: found by their ids, offline, and nobody can change them."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from jupyter_client.blocking.client import BlockingKernelClient
+from kernels import kernel, run
+from legacy_weights import legacy_weights
+from sandboxes import value
+from small_models import gpt2
+
+from kernel_provider import cli
+from kernel_provider.models.add import Request, add
+from kernel_provider.models.errors import UnknownModelError
+from kernel_provider.models.sources import from_path
+from kernel_provider.models.store import Registry, digest_of
+from kernel_provider.steps import Note
+
+pytestmark = pytest.mark.container
+
+ID = "test-lab/tiny-gpt2"
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A registry with two models, one of which the kernels are given."""
+    folder = tmp_path_factory.mktemp("models")
+    registry = Registry(folder / "registry")
+    for number, model in enumerate((ID, "test-lab/secret")):
+        found = from_path(model, gpt2(folder / f"model-{number}", seed=number))
+        add(registry, Request(model=model, revision=f"v{number}"), found, Note())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EXECUTOR_ML_MODELS", str(registry.root))
+        yield registry
+
+
+@pytest.fixture(scope="module")
+def client(image: str, registry: Registry) -> Iterator[BlockingKernelClient]:
+    """A kernel with the model."""
+    assert image
+    assert registry.list()
+    with kernel({"models": [ID]}) as (_, client):
+        yield client
+
+
+def test_a_pipeline_finds_it_by_its_id(client: BlockingKernelClient) -> None:
+    """Offline, without a warning, as a notebook from elsewhere has it."""
+    code = f"""
+from transformers import pipeline
+chat = pipeline('text-generation', model={ID!r})
+said = chat('the cat sat', max_new_tokens=5, do_sample=False)[0]['generated_text']
+assert said.startswith('the cat sat') and len(said) > len('the cat sat'), said
+"""
+    outcome = run(client, code, timeout=120)
+    assert outcome.status == "ok", outcome.error
+    assert "offline" not in outcome.stderr.lower()
+    assert "cache" not in outcome.stderr.lower()
+
+
+def test_a_path_a_commit_and_a_revision_find_the_same(client: BlockingKernelClient) -> None:
+    """For code that asks in other ways."""
+    code = f"""
+from transformers import AutoModelForCausalLM
+from huggingface_hub import snapshot_download, hf_hub_download
+def total(*args, **more):
+    model = AutoModelForCausalLM.from_pretrained(*args, **more)
+    return sum(p.sum().item() for p in model.parameters())
+folder = snapshot_download({ID!r})
+hf_hub_download({ID!r}, 'config.json')
+totals = {{total({ID!r}), total('/models/tiny-gpt2'), total({ID!r}, revision='v0'), total(folder)}}
+len(totals)
+"""
+    assert value(client, code) == 1
+
+
+def test_nothing_else_of_the_registry_is_there(client: BlockingKernelClient) -> None:
+    """Neither other models nor names of the host's folders."""
+    code = """
+import os, pathlib
+seen = sorted(str(p) for p in pathlib.Path('/models').rglob('*') if not p.is_file())
+lines = open('/proc/self/mountinfo').read()
+(seen, sorted(os.listdir('/models/hub')), 'secret' in lines)
+"""
+    folders, hub, told = value(client, code)
+    assert hub == [f"models--{ID.replace('/', '--')}", "version.txt"]
+    assert not [path for path in folders if "secret" in path or "blobs" in path]
+    assert not told
+
+
+ATTACKS = """
+import os, shutil
+open('/tmp/mine', 'w').close()
+def tried(*calls):
+    refused = []
+    for call in calls:
+        try:
+            call()
+        except OSError as error:
+            refused.append(error.errno)
+    return refused
+done = []
+for root in ('/models/tiny-gpt2', '/models/hub/models--test-lab--tiny-gpt2'):
+    for where, folders, files in os.walk(root):
+        for name in files:
+            path = f'{where}/{name}'
+            done += tried(
+                lambda: open(path, 'r+b'),
+                lambda: open(path, 'ab'),
+                lambda: os.truncate(path, 0),
+                lambda: os.unlink(path),
+                lambda: os.rename(path, path + '.old'),
+                lambda: os.replace('/tmp/mine', path),
+                lambda: os.chmod(path, 0o777),
+                lambda: os.chown(path, os.getuid(), os.getgid()),
+                lambda: os.utime(path),
+                lambda: os.link(path, path + '.link'),
+                lambda: os.setxattr(path, 'user.x', b'y'),
+                lambda: open(f'/proc/self/fd/{os.open(path, os.O_RDONLY)}', 'wb'),
+            )
+        done += tried(
+            lambda: open(f'{where}/new', 'w'),
+            lambda: os.mkdir(f'{where}/sub'),
+            lambda: os.symlink('/etc/passwd', f'{where}/link'),
+            lambda: os.mkfifo(f'{where}/pipe'),
+            lambda: os.chmod(where, 0o777),
+            lambda: os.rename(where, where + '-old'),
+            lambda: os.rmdir(where),
+        )
+    done += tried(lambda: shutil.rmtree(root), lambda: os.rename(root, root + '-old'))
+done += tried(lambda: os.unlink('/models/hub/version.txt'), lambda: os.mkdir('/models/x'))
+(len(done), sorted(set(done)))
+"""
+
+
+def contents(root: Path) -> dict[str, tuple[object, ...]]:
+    """Everything about every file below a folder, but when it was read."""
+    found: dict[str, tuple[object, ...]] = {}
+    for path in sorted(root.rglob("*")):
+        facts = path.lstat()
+        digest = digest_of(path) if path.is_file() else ""
+        numbers = (facts.st_mode, facts.st_ino, facts.st_uid, facts.st_nlink, facts.st_mtime_ns)
+        found[str(path)] = (digest, *numbers, facts.st_ctime_ns, tuple(os.listxattr(path)))
+    return found
+
+
+def test_it_cannot_be_changed_from_inside(client: BlockingKernelClient, registry: Registry) -> None:
+    """Whatever is tried fails, and the host's files are bit for bit what they were."""
+    before = contents(registry.root)
+    files = 2 * len(registry.find(ID).files) + 3
+    number, errors = value(client, ATTACKS)
+    folders = 1 + 4
+    assert number == 12 * files + 7 * folders + 2 * 2 + 2, errors
+    assert contents(registry.root) == before
+
+
+def test_an_unknown_model_starts_no_kernel(image: str, registry: Registry) -> None:
+    """The start fails with what a person can do."""
+    assert image
+    assert registry.list()
+    words = f"did you mean '{ID}@v0'"
+    with pytest.raises(UnknownModelError, match=words), kernel({"models": ["tiny-gtp2"]}):
+        pass
+
+
+WITHOUT_FLAGS = """
+import os
+for name in [name for name in os.environ if 'OFFLINE' in name]:
+    del os.environ[name]
+os.environ['HF_HUB_OFFLINE'] = '0'
+import huggingface_hub.constants
+huggingface_hub.constants.HF_HUB_OFFLINE = False
+"""
+ASK = """
+import time
+from transformers import AutoModel, AutoTokenizer, pipeline
+took = []
+for _ in range(2):  # the first one imports a good part of the library
+    begun = time.monotonic()
+    try:
+        {call}
+    except OSError as error:
+        said = f'{{type(error).__name__}}: {{error}}'
+    took.append(time.monotonic() - begun)
+(said, min(took))
+"""
+
+
+@pytest.mark.parametrize("setup", ["", WITHOUT_FLAGS], ids=["offline", "flags unset"])
+def test_a_model_that_is_not_there_is_told_at_once(
+    setup: str, image: str, registry: Registry
+) -> None:
+    """Which are there, and how to add one; a notebook cannot make it wait for a network."""
+    assert image
+    assert registry.list()
+    calls = {
+        "pipeline('text-generation', model='distilgpt2')": "distilgpt2",
+        "AutoModel.from_pretrained('org/other')": "org/other",
+        "AutoTokenizer.from_pretrained('org/other', local_files_only=False)": "org/other",
+    }
+    with kernel({"models": [ID], "cpus": 1}) as (_, client):
+        assert run(client, setup).status == "ok"
+        for call, wanted in calls.items():
+            said, took = value(client, ASK.format(call=call))
+            assert said.startswith(f"NotMountedError: The model {wanted} is not in this sandbox")
+            assert f"Mounted are: {ID}." in said
+            assert f"executor-ml models add {wanted} FOLDER" in said
+            assert took < 2
+        other = f"AutoModel.from_pretrained({ID!r}, revision='v9')"
+        said, took = value(client, ASK.format(call=other))
+        assert "is in this sandbox, but not its revision v9" in said
+        assert took < 2
+        assert value(client, f"type(AutoModel.from_pretrained({ID!r})).__name__") == "GPT2Model"
+
+
+def test_pickles_are_converted_where_they_can_do_nothing(
+    image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their code runs in a sandbox, their tensors come out as safetensors."""
+    assert image
+    monkeypatch.setenv("EXECUTOR_ML_MODELS", str(tmp_path / "registry"))
+    mark = Path("/tmp/executor-ml-test-pickle-ran")
+    folder = legacy_weights(tmp_path / "m", mark=str(mark))
+    assert cli.main(["models", "add", "old", str(folder)]) == 65
+    assert "add --convert" in capsys.readouterr().err
+    assert cli.main(["models", "add", "old", str(folder), "--dtype", "bf16"]) == 0
+    assert not mark.exists()
+    registry = Registry(tmp_path / "registry")
+    entry = registry.find("old")
+    assert (entry.parameters, entry.dtype) == (12, "BF16")
+    assert "converted by executor-ml" in entry.source
+    snapshot = registry.snapshot(entry)
+    assert {path.name for path in snapshot.iterdir()} == {"config.json", "model.safetensors"}
+    assert json.loads((snapshot / "config.json").read_text()) == {"torch_dtype": "bfloat16"}
+    assert (snapshot / "model.safetensors").read_bytes().endswith(b"\x80\x3f" * 12)
+
+
+def test_weights_that_cannot_be_converted_are_told(
+    image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In torch's words, and nothing is added."""
+    assert image
+    monkeypatch.setenv("EXECUTOR_ML_MODELS", str(tmp_path / "registry"))
+    (tmp_path / "old.pth").write_bytes(b"no weights at all")
+    words = ["models", "add", "old", str(tmp_path / "old.pth"), "--convert"]
+    assert cli.main(words) == 65
+    assert "converting it in a sandbox failed: UnpicklingError" in capsys.readouterr().err
+    left = {path.name for path in (tmp_path / "registry").rglob("*")}
+    assert left == {".lock", "blobs", "entries", "views"}
