@@ -50,8 +50,10 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         """Parse the policy and bind the sockets; nothing is started yet."""
-        # in a thread: a model that was touched is read again, which may be gigabytes
-        policy = await asyncio.to_thread(self._parse)
+        if "models" in self.config_given:  # one that was touched is read: maybe gigabytes
+            policy = await asyncio.to_thread(self._parse)
+        else:
+            policy = self._parse()
         kwargs = await super().pre_launch(cmd=[], **kwargs)
         # in place before the interpreter starts: much of it is read at import
         environ = kwargs["env"]

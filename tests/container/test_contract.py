@@ -64,7 +64,7 @@ class Traces:
     children: tuple[int, ...]
     folders: tuple[str, ...]
     connection_files: tuple[str, ...]
-    threads: int
+    threads: tuple[str, ...]
     descriptors: int
 
 
@@ -98,7 +98,7 @@ def traces(engine: docker.DockerClient, runtime: Path) -> Traces:
         children=tuple(children),
         folders=tuple(path.name for path in runtime.glob("*-*")),
         connection_files=tuple(path.name for path in connection_folder.glob("kernel-*.json")),
-        threads=threading.active_count(),
+        threads=tuple(f"{t.name} {t.ident}" for t in threading.enumerate()),
         descriptors=len(list(Path("/proc/self/fd").iterdir())),
     )
 
@@ -122,9 +122,11 @@ class Watch:
         now = traces(self.engine, self.runtime)
         new: dict[str, object] = {
             kind: set(getattr(now, kind)) - set(getattr(self.before, kind))
-            for kind in ("containers", "wardens", "children", "folders", "connection_files")
+            for kind in (
+                *("containers", "wardens", "children"),
+                *("folders", "connection_files", "threads"),
+            )
         }
-        new["threads"] = max(0, now.threads - self.before.threads)
         new["descriptors"] = max(0, now.descriptors - self.before.descriptors - descriptors)
         return {kind: what for kind, what in new.items() if what}
 

@@ -290,7 +290,8 @@ def test_what_cannot_be_parked_is_told_once(
     (record,) = caplog.records
     assert record.getMessage() == (
         "No sandbox of kernel mine is kept warm: "
-        "the image executor-ml-nowhere:latest is not on this machine"
+        "the image executor-ml-nowhere:latest is not on this machine; "
+        "did you mean 'executor-ml:latest'?"
     )
 
 
