@@ -9,6 +9,7 @@ under way lives in a folder that the next one removes.
 """
 
 import fcntl
+import glob
 import hashlib
 import os
 import shutil
@@ -19,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from kernel_provider.models.entry import MAIN, Entry, ModelFile, parse_entry, split_label
+from kernel_provider.models.entry import MAIN, Entry, ModelFile, hub_name, parse_entry, split_label
 from kernel_provider.models.errors import ModelAlteredError, RegistryError, UnknownModelError
 
 VARIABLE: Final = "EXECUTOR_ML_MODELS"
@@ -70,8 +71,11 @@ class Registry:
 
     def list(self) -> tuple[Entry, ...]:
         """Every model, by id and revision. Raises RegistryError."""
+        return self._all("models--*.json")
+
+    def _all(self, pattern: str) -> tuple[Entry, ...]:
         with self._telling():
-            found = sorted(self.entries.glob("models--*.json")) if self.root.is_dir() else []
+            found = self.entries.glob(pattern) if self.root.is_dir() else ()
             entries = [self._read(path) for path in found]
         return tuple(sorted(entries, key=lambda entry: (entry.id, entry.revision)))
 
@@ -92,13 +96,13 @@ class Registry:
         with the nearest name, and RegistryError.
         """
         model, revision = split_label(label)
-        everything = self.list()
-        fitting = [e for e in everything if e.id == model and revision in {"", e.revision}]
+        same = self._all(f"{glob.escape(hub_name(model))}@*.json")
+        fitting = [e for e in same if e.id == model and revision in {"", e.revision}]
         if len(fitting) > 1:
             fitting = [entry for entry in fitting if entry.revision == MAIN]
         if fitting:
             return fitting[0]
-        raise self._unknown(label, everything, source)
+        raise self._unknown(label, self.list(), source)
 
     def _unknown(self, label: str, there: Sequence[Entry], source: str) -> UnknownModelError:
         import difflib  # noqa: PLC0415  on the path of no start that succeeds

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import stat
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ def test_a_revision_is_found_by_name(registry: Registry, tmp_path: Path) -> None
 def test_an_unknown_model_is_told_with_the_nearest(registry: Registry, tmp_path: Path) -> None:
     """Also where only the organisation was left out; and how to add one."""
     put(registry, folder(tmp_path / "m"), "org/distilgpt2")
-    for wrong in ("org/distilgpt", "distilgtp2"):
+    for wrong in ("org/distilgpt", "distilgtp2", "distilgpt2"):
         with pytest.raises(UnknownModelError) as caught:
             registry.find(wrong, source="kernelspec x")
         text = str(caught.value)
@@ -214,6 +215,23 @@ def test_an_interrupted_add_leaves_nothing_half(
         assert tree(registry.root) == before
     assert number > 30
     assert altered(registry, registry.find("second"), thorough=True) == ""
+
+
+def test_changes_wait_for_each_other(registry: Registry) -> None:
+    """Two people, or two notebooks, may add models at once."""
+    entered = threading.Event()
+
+    def change() -> None:
+        with registry.changing():
+            entered.set()
+
+    other = threading.Thread(target=change)
+    with registry.changing() as work:
+        other.start()
+        assert not entered.wait(0.2)
+        assert work.is_dir()
+    assert entered.wait(10)
+    other.join(10)
 
 
 def test_what_a_killed_process_left_is_removed(registry: Registry, tmp_path: Path) -> None:

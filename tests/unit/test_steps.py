@@ -4,6 +4,7 @@ import io
 import re
 
 import pytest
+from sandboxes import until
 
 from kernel_provider.steps import Steps, last_lines
 
@@ -30,6 +31,17 @@ def test_a_terminal_line_is_replaced() -> None:
     with Steps(stream).step("wheels"):
         pass
     assert stream.getvalue().startswith("\r\x1b[K  ok  wheels")
+
+
+def test_a_long_step_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in a log, now and then, while it goes on."""
+    monkeypatch.setattr("kernel_provider.steps.PATIENCE", 0.01)
+    monkeypatch.setattr("kernel_provider.steps.HEARTBEAT", 0.01)
+    stream = io.StringIO()
+    told = re.compile(r"^  \.\.\. copying: 1 of 2 GB: \d+ s so far$", re.MULTILINE)
+    with Steps(stream).step("copying") as note:
+        note.text = "1 of 2 GB"
+        assert until(lambda: told.search(stream.getvalue()))
 
 
 @pytest.mark.parametrize(
