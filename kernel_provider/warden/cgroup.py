@@ -63,6 +63,14 @@ class Cgroup:
         wanted += [name for name in ("cpuacct",) if name in mounts and name in paths]
         self._folders = {c: mounts[c].rstrip("/") + paths[c] for c in wanted}
 
+    def is_named(self, name: str) -> bool:
+        """Whether it has ``name`` in its path, for every controller.
+
+        A process that is exiting is shown in the root group of version 1's controllers,
+        and still in its own of version 2.
+        """
+        return all(name in folder for folder in self._folders.values())
+
     def limits(self) -> dict[str, int]:
         """Memory, memory with swap (bytes), pids, and processor quota and period (µs)."""
         if self.unified:

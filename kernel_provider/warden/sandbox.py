@@ -100,7 +100,7 @@ class Sandbox:
             group = cgroup.Cgroup(state.pid)
         except (OSError, ValueError) as error:
             raise self._blame(_unreadable(f"{error}")) from error
-        if not self._is_ours():  # the dying are moved to the root group
+        if not group.is_named(self.container):
             raise self._blame(_unreadable("another control group"))
         self.group = group
 

@@ -216,7 +216,7 @@ def test_a_claim_that_comes_after_the_failure_hears_of_it(place: Path) -> None:
         time.sleep(0.3)
         assert warden.poll() is None
         answer = say(str(place), CLAIM)
-    assert (answer["event"], answer["error"]) == ("failed", "ImageMissingError")
+    assert (answer["event"], answer["error"]) == ("failed", "ImageUnknownError")
 
 
 def test_the_key_is_told_to_nobody_else(shared_kernel: Pair, engine: docker.DockerClient) -> None:

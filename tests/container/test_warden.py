@@ -30,7 +30,7 @@ from sandboxes import (
     until,
 )
 
-from kernel_provider import link, names
+from kernel_provider import children, link, names
 from kernel_provider.errors import (
     EngineError,
     SandboxError,
@@ -51,11 +51,14 @@ SOON = 8.0
 
 @pytest.fixture
 def sabotage(monkeypatch: pytest.MonkeyPatch) -> Sabotage:
-    """Have wardens run some code before they begin; ``boom`` raises, ``W`` is the Warden."""
+    """Have wardens run some code before they begin; ``boom`` raises, ``W`` is the Warden.
+
+    So does whoever removes what a lost warden left: what it runs is not changed by it.
+    """
 
     def change(code: str) -> None:
         boot = """
-        import os, signal, sys, time
+        import os, signal, socket, sys, time
         sys.path.append(sys.argv[1])
         from kernel_provider.warden import ending, main, rendezvous, sandbox, talk, warden
         from kernel_provider.warden.cgroup import is_alive
@@ -63,8 +66,9 @@ def sabotage(monkeypatch: pytest.MonkeyPatch) -> Sabotage:
         def boom(*_args, **_named):
             raise KeyError("100% unforeseen")
         """
-        text = f"{dedent(boot)}\n{dedent(code)}\nmain.main()\n"
-        monkeypatch.setattr(link, "_BOOT", text)
+        text = f"{dedent(boot)}\n{dedent(code)}\n".replace("{", "{{").replace("}", "}}")
+        text += "from kernel_provider.{} import main; main()\n"
+        monkeypatch.setattr(children, "_BOOT", text)
 
     return change
 
@@ -331,8 +335,15 @@ def test_a_claim_that_is_not_read(
 ) -> None:
     """A sandbox that stopped (``docker pause``) does not stop its warden."""
     play(proxy, "meet(); warden.sendall(b'parked\\n'); time.sleep(60)")
-    sabotage("talk.CLAIM_WITHIN = 0.3")
-    error = failed_launch(engine, env={"LONG": "x" * 500_000})
+    sabotage("""
+talk.CLAIM_WITHIN = 0.3
+hand_over = sandbox.Sandbox._hand_over
+def narrow(self, connection):
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    hand_over(self, connection)
+sandbox.Sandbox._hand_over = narrow
+""")
+    error = failed_launch(engine, env={"LONG": "x" * 100_000})
     assert isinstance(error, StartError)
     assert "it did not read its claim within 0.3 s" in str(error)
 

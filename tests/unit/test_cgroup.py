@@ -162,3 +162,19 @@ def test_identity_has_four_parts() -> None:
     assert str(Path("/proc/self/ns/pid").readlink()) == f"pid:[{space}]"
     assert (pid, start) == (str(os.getpid()), cgroup.start_time(os.getpid()))
     assert cgroup.identity(1) != cgroup.identity(os.getpid())
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_group_has_a_name(tmp_path: Path, version: int) -> None:
+    """In its path."""
+    group = Cgroup(7, proc=proc(tmp_path, version))
+    assert group.is_named("box")
+    assert not group.is_named("bax")
+
+
+def test_the_dying_have_no_group_of_version_1(tmp_path: Path) -> None:
+    """The kernel shows them in the root, whose processes are everybody."""
+    place = proc(tmp_path, 1)
+    dying = "5:cpu,cpuacct:/\n4:memory:/\n3:pids:/\n1:name=systemd:/\n0::/box\n"
+    Path(place, "7", "cgroup").write_text(dying)
+    assert not Cgroup(7, proc=place).is_named("box")
