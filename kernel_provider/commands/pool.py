@@ -33,14 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "closed, and has served nobody; a launch takes it instead of starting one. 'start' "
         "parks some that stay until their time is over, 'warm' keeps parking what is taken "
         "until Ctrl-C, 'status' shows all of this user's, 'stop' ends them. A Jupyter server "
-        "keeps one of each kernel that it launched by itself (setting pool)."
+        "keeps as many of a kernel that it launched as its setting pool says."
     )
     parser.add_argument("action", choices=("start", "warm", "status", "stop"))
     parser.add_argument(
         "--kernel", metavar="NAME", help=f"the kernelspec (default: {kernelspecs.DEFAULT})"
     )
     parser.add_argument(
-        "--count", type=int, metavar="N", help="how many (default: the kernelspec's pool)"
+        "--count", type=int, metavar="N", help="how many (default: the kernelspec's pool, or 1)"
     )
     parser.add_argument(
         "--ttl",
@@ -105,8 +105,8 @@ def _fill(args: argparse.Namespace) -> int:
     spec = kernelspecs.named(args.kernel or kernelspecs.DEFAULT)
     policy = spec.policy(read_ceilings(os.environ, traits=said_in_files()))
     policy = replace(policy, env={**policy.env, **spec.variables(os.environ)})
-    if args.count is not None:
-        policy = replace(policy, pool=args.count)
+    wanted = max(1, policy.pool) if args.count is None else args.count
+    policy = replace(policy, pool=wanted)
     if args.ttl is not None:
         policy = replace(policy, park_ttl=args.ttl)
     recipe = Recipe(policy=policy, address=find_socket(os.environ))

@@ -225,7 +225,7 @@ def test_a_variable_that_breaks_python_breaks_the_kernel_only() -> None:
     km = manager({}, env={"PYTHONHOME": "/none/such"})
     with pytest.raises(StartError) as caught:
         km.start_kernel()
-    assert "its kernel ended with exit code 1" in str(caught.value)
+    assert "the kernel process ended with exit code 1" in str(caught.value)
     assert "guardian.py" not in str(caught.value)
     assert not km.has_kernel
 

@@ -29,7 +29,7 @@ from kernel_provider.warden.shelf import Entry
 
 pytestmark = pytest.mark.container
 
-PLAIN = KernelPolicy(preload=("json",))
+PLAIN = KernelPolicy(preload=("json",), pool=1)
 """Parks in a third of the time of one that imports torch."""
 
 QUOTA = """

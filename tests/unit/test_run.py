@@ -554,9 +554,14 @@ def test_json_is_one_object_also_where_nothing_ran(
     ("name", "suggested"), [("exector-ml", "; did you mean 'executor-ml'?"), ("../nope", "")]
 )
 def test_an_unknown_kernel_names_the_known_ones(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, suggested: str
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    suggested: str,
 ) -> None:
     """The nearest first, and the command that makes another."""
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "data"))  # others install there
     path = tmp_path / "n.ipynb"
     nbformat.write(notebook("1"), path)
     assert cli.main(["run", str(path), "--kernel", name]) == 78
