@@ -562,6 +562,7 @@ def test_the_asynchronous_manager(watch: Watch) -> None:
         km = AsyncKernelManager(kernel_name=KERNEL)
         await km.start_kernel()
         client = km.client()
+        client.session.session = "another"  # else its ids can equal the manager's own
         client.start_channels()
         try:
             await client.wait_for_ready(timeout=60)

@@ -246,7 +246,7 @@ def test_the_keeper_ends_with_its_process() -> None:
         "from kernel_provider.recipe import Recipe; from kernel_provider.policy import *\n"
         "from kernel_provider.engines.docker import find_socket\n"
         "keeper.QUIET = 0\n"
-        "policy = KernelPolicy(preload=('json',))\n"
+        "policy = KernelPolicy(preload=('json',), pool=1)\n"
         "recipe = Recipe(policy=policy, address=find_socket(os.environ))\n"
         "keeper.of_this_process().want(recipe, 'k')\n"
         "time.sleep(60)\n"
