@@ -31,8 +31,13 @@ libzmq greets from a thread of its own, whatever the kernel computes, so a slow 
 is the sandbox's, paused or short of memory. Then it costs a client's libzmq, which
 would wait 30 s, one more try, in which nothing is lost; the kernel lives.
 """
-ORPHANED: Final = 2.0
-"""Seconds that a client stays connected after the kernel hung up on it."""
+ORPHANED: Final = 8.0
+"""Seconds that a client stays connected after the kernel hung up on it.
+
+A kernel that was asked to go may close its sockets and take 5 s more until Jupyter has
+it killed. Clients are still to be there then: for last words, and to be counted, so that
+the next kernel waits for them.
+"""
 UNTAKEN: Final = 60.0
 """Seconds that what a client said before it left may wait for the kernel to read it."""
 

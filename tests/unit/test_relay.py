@@ -195,6 +195,17 @@ def test_requests_wait_for_subscribers(bench: Bench, monkeypatch: pytest.MonkeyP
         assert receive(kernel, 1)
 
 
+def test_subscribers_are_counted_until_the_kernel_is_gone(bench: Bench) -> None:
+    """One whose kernel closed its sockets and dies slowly is expected back at the next."""
+    bench.start()
+    client, kernel = bench.pair(IOPUB)
+    client.sendall(SUBSCRIBE)
+    assert receive(kernel, len(SUBSCRIBE)) == SUBSCRIBE
+    kernel.close()
+    assert silent(client, 2.5), "as long as Jupyter waits before it sends SIGTERM"
+    assert bench.call(bench.relay.subscribers) == 1
+
+
 def test_requests_wait_no_longer_than_promised(bench: Bench) -> None:
     """A subscriber that never comes back delays the others by HOLD and no more."""
     bench.start(subscribers=1)
