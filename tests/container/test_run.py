@@ -30,6 +30,8 @@ from pathlib import Path
 v1 = Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")
 (v1 if v1.exists() else Path("/sys/fs/cgroup/memory.max")).read_text()
 """
+BYE = "import os, time; print('bye', flush=True); time.sleep(0.5); "
+"""Output leaves by a thread of libzmq's, which an end at once takes along."""
 EXIT_LATER = """
 import os, threading
 print("bye", flush=True)
@@ -194,8 +196,8 @@ def test_out_of_memory_has_a_code_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "name"),
     [
-        ("import os, time; print('bye', flush=True); time.sleep(0.5); os._exit(3)", "KernelExited"),
-        ("import os, time; print('bye', flush=True); time.sleep(0.5); os.kill(os.getpid(), 9)", "KernelKilled"),
+        (BYE + "os._exit(3)", "KernelExited"),
+        (BYE + "os.kill(os.getpid(), 9)", "KernelKilled"),
         (EXIT_LATER, "KernelExited"),
     ],
 )
