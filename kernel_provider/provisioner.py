@@ -142,7 +142,7 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
             else:
                 self._drop(session)
             raise
-        if session.recipe is not None and self._is_a_servers():
+        if self.policy.pool and session.recipe is not None and self._is_a_servers():
             from kernel_provider.pool import keeper  # noqa: PLC0415  for servers only
 
             keeper.of_this_process().want(session.recipe, self._kernel_name)

@@ -37,8 +37,7 @@ class Recipe:
         One that is to be ``parked`` imports what notebooks usually begin with.
         """
         folder = f"{root}/{folder_name('w')}"
-        Path(folder).mkdir(mode=0o700)
-        return Order(
+        order = Order(
             engine="docker",
             address=self.address,
             spec=sandbox_spec(
@@ -50,6 +49,8 @@ class Recipe:
             startup_timeout=self.policy.startup_timeout,
             digest=self.digest() if parked else "",
         )
+        Path(folder).mkdir(mode=0o700)  # last: what can't be ordered leaves nothing
+        return order
 
     def digest(self) -> str:
         """Name what a parked sandbox of this recipe can stand in for."""

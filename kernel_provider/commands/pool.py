@@ -67,7 +67,7 @@ def _status(*, as_json: bool) -> int:
 
 
 def table(parked: Sequence[Parked]) -> str:
-    """Aligned columns and the sum; a dash where something is not known."""
+    """Aligned columns; a dash where something is not known."""
     if not parked:
         return "nothing is parked"
     return columns([HEAD, *(_cells(one) for one in parked)])
