@@ -17,6 +17,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
 import kernels
 import measures
+import timeline
 import warm
 
 LOCAL, SANDBOX = "python3", "executor-ml"
@@ -138,8 +139,14 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="three rounds instead of 15")
     parser.add_argument("--output", type=Path, default=Path("out/bench.json"))
     parser.add_argument("--warm", action="store_true", help="parked sandboxes only")
+    parser.add_argument(
+        "--timeline", action="store_true", help="only where the time of a launch goes, step by step"
+    )
     args = parser.parse_args()
     rounds = 3 if args.quick else 15
+    if args.timeline:
+        timeline.print_timeline(rounds)
+        return 0
     args.output.parent.mkdir(exist_ok=True)
     rows = warm_rows(rounds, args.output.parent.resolve())
     rows += [] if args.warm else cold_rows(rounds)
