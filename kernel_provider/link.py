@@ -75,7 +75,7 @@ class Link:
     ``ready`` holds the sandbox's facts once it serves, ``error`` why it could not,
     ``death`` how it ended. ``stopped`` turns true when its processes are gone, and ``gone``
     when nothing is left of it, or when nothing more can be heard: ``lost`` then, unless its
-    warden said good-bye.
+    warden said good-bye, or that another had claimed it.
     ``parked`` turns true when it lies on the shelf, and ``taken`` when another claimed it.
     ``subscribers`` counts the iopub clients that it had at its end, ``troubles`` says
     what the engine refused meanwhile.
@@ -237,7 +237,10 @@ class Link:
 
     def _take(self, data: bytes) -> None:
         if not data:
-            self.gone = self.lost = True
+            self.gone = True
+            if self.taken:  # it is another's by now, folder and all
+                return
+            self.lost = True
             self.error = self.error or self._failure
             if self.death is None and self.error is None:
                 self.death = _warden_lost(self.last_words())

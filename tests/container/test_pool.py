@@ -12,9 +12,10 @@ from pathlib import Path
 
 import docker
 import pytest
+from jupyter_client.manager import KernelManager
 from kernels import kernel, run
 from parked import KEEPER, PLAIN, launch, lying, park, recipe, warden_of
-from sandboxes import until, value
+from sandboxes import session_of, until, value
 
 from kernel_provider.errors import SandboxError
 from kernel_provider.policy import KernelPolicy
@@ -179,6 +180,31 @@ def test_the_keeper_makes_up_for_what_is_taken(monkeypatch: pytest.MonkeyPatch) 
     finally:
         kept.stop()
     assert until(lambda: not lying(), 15)
+
+
+def test_what_this_process_kept_serves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a Jupyter server: whoever kept it lets go, and takes nothing of it along."""
+    monkeypatch.setattr(keeper, "QUIET", 0.2)
+    kept = Keeper(os.environ, ceiling=8 << 30)
+    try:
+        for number in range(4):
+            kept.want(recipe(), "test")
+            assert until(lambda: len(lying()) == 1, 30)
+            (entry,) = lying()
+            with kernel({"preload": ["json"]}) as (km, client):
+                assert run(client, f"print({number})").stdout == f"{number}\n"
+                assert look_at(km) == (entry.container, True)
+    finally:
+        kept.stop()
+    assert until(lambda: not lying(), 15)
+
+
+def look_at(km: KernelManager) -> tuple[str, bool]:
+    """The container behind a manager's kernel, and whether its warden's folder is there."""
+    session = session_of(km)
+    ready = session._need().ready  # noqa: SLF001
+    assert ready is not None
+    return ready["container"], Path(session.describe()["warden"]).exists()
 
 
 def test_the_keeper_ends_with_its_process() -> None:
