@@ -1,8 +1,10 @@
 """The private folder of a user's sockets, and the names of folders in it."""
 
+import errno
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +13,7 @@ from kernel_provider.warden import cgroup
 
 RUNTIME_VARIABLE: Final = "EXECUTOR_ML_RUNTIME_DIR"
 SOCKET_PATH_LIMIT: Final = 107
+_UNWRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 def runtime_root(environ: Mapping[str, str]) -> str:
@@ -45,3 +48,15 @@ def folder_name(kind: str) -> str:
     """Name a new folder by its kind and its maker: sweeping goes by both."""
     pid = os.getpid()
     return f"{kind}-{pid}-{cgroup.start_time(pid)}-{secrets.token_hex(3)}"
+
+
+@contextmanager
+def written(folder: str) -> Iterator[None]:
+    """Raise RuntimeFolderError where something cannot be put into ``folder``: a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        reason = error.strerror or "unusable"
+        raise RuntimeFolderError(path=folder, reason=reason) from error

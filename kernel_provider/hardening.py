@@ -19,6 +19,7 @@ from kernel_provider.errors import EnvironmentTooLargeError
 from kernel_provider.models.mounts import model_mounts
 from kernel_provider.policy import KernelPolicy
 from kernel_provider.seccomp import profile_json
+from kernel_provider.trace import VARIABLE
 
 RENDEZVOUS_FOLDER: Final = "/run/executor/rendezvous"
 """Where the one host folder that every sandbox sees is mounted, read-only."""
@@ -43,10 +44,17 @@ where 64 took 1.7 s and 65 pids (D4). Who sets the first sets all: the others fa
 to it everywhere else, and MKL's would hold against it."""
 
 
-def sandbox_spec(policy: KernelPolicy, *, rendezvous: str, warm: Sequence[str] = ()) -> SandboxSpec:
+def sandbox_spec(
+    policy: KernelPolicy,
+    *,
+    rendezvous: str,
+    warm: Sequence[str] | None = None,
+    traced: bool = False,
+) -> SandboxSpec:
     """Give the whole request for one sandbox; ``rendezvous`` is a folder on the host.
 
-    ``warm`` names modules to import before it is claimed, where the image has them.
+    One that is to be parked has a list of modules in ``warm``, to be imported where the
+    image has them; it may be empty. ``traced`` has it note when its steps are over.
     Raises EnvironmentTooLargeError.
     """
     threads = policy.env.get(THREAD_VARIABLES[0], str(max(1, math.ceil(policy.cpus))))
@@ -56,8 +64,10 @@ def sandbox_spec(policy: KernelPolicy, *, rendezvous: str, warm: Sequence[str] =
         env["GLOO_SOCKET_IFNAME"] = "lo"  # else torch.distributed looks its host name up
     if policy.preload:
         env["EXECUTOR_ML_PRELOAD"] = ",".join(policy.preload)
-    if warm:
+    if warm is not None:
         env["EXECUTOR_ML_WARM"] = ",".join(warm)
+    if traced:
+        env[VARIABLE] = "1"  # not which file
     env.update(policy.env)
     size = sum(len(f"{name}={value}".encode(errors="replace")) + 1 for name, value in env.items())
     if size > ENVIRONMENT:

@@ -73,8 +73,9 @@ class Link:
     """One sandbox, by its warden's words; ``pid`` is the warden's where it is our child.
 
     ``ready`` holds the sandbox's facts once it serves, ``error`` why it could not,
-    ``death`` how it ended, and ``gone`` turns true when nothing is left of it, or when
-    nothing more can be heard: ``lost`` then, unless its warden said good-bye.
+    ``death`` how it ended. ``stopped`` turns true when its processes are gone, and ``gone``
+    when nothing is left of it, or when nothing more can be heard: ``lost`` then, unless its
+    warden said good-bye, or that another had claimed it.
     ``parked`` turns true when it lies on the shelf, and ``taken`` when another claimed it.
     ``subscribers`` counts the iopub clients that it had at its end, ``troubles`` says
     what the engine refused meanwhile.
@@ -88,6 +89,7 @@ class Link:
         self.ready: dict[str, Any] | None = None
         self.error: SandboxError | None = None
         self.death: Death | None = None
+        self.stopped = False
         self.gone = False
         self.lost = False
         self.parked = False
@@ -235,7 +237,10 @@ class Link:
 
     def _take(self, data: bytes) -> None:
         if not data:
-            self.gone = self.lost = True
+            self.gone = True
+            if self.taken:  # it is another's by now, folder and all
+                return
+            self.lost = True
             self.error = self.error or self._failure
             if self.death is None and self.error is None:
                 self.death = _warden_lost(self.last_words())
@@ -263,15 +268,21 @@ class Link:
             self.death = Death(**event["cause"], expected=event["expected"])
         elif kind == "trouble":
             self.troubles.append(event["text"])
+        elif kind == "stopped":
+            self.stopped = True
+            self._on_stopped(event["subscribers"])
         elif kind == "gone":
             self._on_gone(clean=event["clean"], subscribers=event["subscribers"])
 
     def _on_gone(self, *, clean: bool, subscribers: int) -> None:
         self.gone = True
         self.error = self.error or self._failure
+        self._on_stopped(subscribers)
         if not clean:
             self.death = NOT_GONE
-        elif self.death is None:
+
+    def _on_stopped(self, subscribers: int) -> None:
+        if self.death is None:
             self.subscribers = subscribers
             self.death = STOPPED
 

@@ -61,7 +61,7 @@ class KernelPolicy:
     models: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     preload: tuple[str, ...] = ()
-    pool: int = 0
+    pool: int = 1
     park_ttl: float = 3600.0
     startup_timeout: float = 55.0
     loopback: bool | str = False

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from kernel_provider import __version__
-from kernel_provider.folders import folder_name
+from kernel_provider.folders import folder_name, written
 from kernel_provider.hardening import sandbox_spec
 from kernel_provider.policy import KernelPolicy
 from kernel_provider.warden.order import Order
@@ -31,10 +31,12 @@ class Recipe:
     policy: KernelPolicy
     address: str
 
-    def order(self, root: str, *, parked: bool = False) -> Order:
+    def order(self, root: str, *, parked: bool = False, trace: str = "") -> Order:
         """An order for a warden, and its folder below ``root``.
 
-        One that is to be ``parked`` imports what notebooks usually begin with.
+        One that is to be ``parked`` imports what notebooks usually begin with. ``trace``
+        is a file to note steps in.
+        Raises EnvironmentTooLargeError, RuntimeFolderError.
         """
         folder = f"{root}/{folder_name('w')}"
         order = Order(
@@ -43,14 +45,21 @@ class Recipe:
             spec=sandbox_spec(
                 self.policy,
                 rendezvous=f"{folder}/r",
-                warm=WARM if parked and not self.policy.preload else (),
+                warm=self._warm if parked else None,
+                traced=bool(trace),
             ),
             folder=folder,
             startup_timeout=self.policy.startup_timeout,
             digest=self.digest() if parked else "",
+            trace=trace,
         )
-        Path(folder).mkdir(mode=0o700)  # last: what can't be ordered leaves nothing
+        with written(root):
+            Path(folder).mkdir(mode=0o700)  # last: what can't be ordered leaves nothing
         return order
+
+    @property
+    def _warm(self) -> tuple[str, ...]:
+        return () if self.policy.preload else WARM
 
     def digest(self) -> str:
         """Name what a parked sandbox of this recipe can stand in for."""

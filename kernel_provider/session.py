@@ -22,10 +22,11 @@ from kernel_provider.children import reap_later, remove_remains
 from kernel_provider.engines import open_engine
 from kernel_provider.engines.docker import NAME_PREFIX, find_socket
 from kernel_provider.errors import SandboxError, WardenError
-from kernel_provider.folders import folder_name, runtime_root
+from kernel_provider.folders import folder_name, runtime_root, written
 from kernel_provider.link import GRACE, Death, Link
 from kernel_provider.policy import KernelPolicy
 from kernel_provider.recipe import Recipe
+from kernel_provider.trace import Trace
 from kernel_provider.warden import shelf
 from kernel_provider.warden.rendezvous import BACKLOG, CHANNELS
 from kernel_provider.warden.sweep import sweep, sweep_folders
@@ -53,12 +54,12 @@ class Session:
         """
         self.name = name
         self._environ = environ
+        self._trace = Trace.wanted(environ)
         self._root = runtime_root(environ)
         self.folder = folder or f"{self._root}/{folder_name('s')}"
         self._outer: list[socket.socket] = []
         if not folder:
-            Path(self.folder).mkdir(mode=0o700)
-            self._outer = [self._listen(number) for number in range(1, len(CHANNELS) + 1)]
+            self._bind()
         self._link: Link | None = None
         self._subscribers = 0
         self.served = False
@@ -71,11 +72,28 @@ class Session:
         """What Jupyter calls ``ip`` for ipc: the sockets are ``ip-1`` to ``ip-5``."""
         return f"{self.folder}/c"
 
+    def _bind(self) -> None:
+        """Make the folder and the outer sockets in it; all of them, or nothing stays."""
+        try:
+            with written(self._root):
+                Path(self.folder).mkdir(mode=0o700)
+                for number in range(1, len(CHANNELS) + 1):
+                    self._outer.append(self._listen(number))
+        except BaseException:
+            for listener in self._outer:
+                listener.close()
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+
     def _listen(self, number: int) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(f"{self.folder}/.c-{number}")
-        listener.listen(BACKLOG)
-        os.link(f"{self.folder}/.c-{number}", f"{self.ip}-{number}")
+        try:
+            listener.bind(f"{self.folder}/.c-{number}")
+            listener.listen(BACKLOG)
+            os.link(f"{self.folder}/.c-{number}", f"{self.ip}-{number}")
+        except BaseException:
+            listener.close()
+            raise
         return listener
 
     def restore_paths(self) -> None:
@@ -105,8 +123,8 @@ class Session:
 
         ``env``, ``cwd`` and ``workspace`` are brought by the claim, ``key`` signs
         messages; a workspace is the working directory, too, and stays the caller's to
-        close, once ``launched`` has returned. Raises EngineAddressError, and
-        EnvironmentTooLargeError.
+        close, once ``launched`` has returned. Raises EngineAddressError,
+        EnvironmentTooLargeError and RuntimeFolderError.
         """
         if not self._outer:
             self._take_over_paths()
@@ -123,12 +141,16 @@ class Session:
         brought: list[HasFileno] = [*self._outer, *([workspace] if workspace else [])]
         self.recipe = recipe
         self._begin_cold = partial(self._start_cold, recipe, claim, brought)
-        self._link = self._take_warm(recipe.digest(), claim, brought) or self._begin_cold()
+        self._trace.mark("session: claim made")
+        self._link = self._take_warm(recipe, claim, brought) or self._begin_cold()
 
     def _take_warm(
-        self, digest: str, claim: Mapping[str, Any], brought: "Sequence[HasFileno]"
+        self, recipe: Recipe, claim: Mapping[str, Any], brought: "Sequence[HasFileno]"
     ) -> Link | None:
         """Claim what lies on the shelf; None where nothing alive does."""
+        if shelf.is_empty(self._root):  # as on most machines; a digest takes ten times as long
+            return None
+        digest = recipe.digest()
         while (folder := shelf.take(self._root, digest)) is not None:
             try:
                 link = Link.take(folder, claim, brought)
@@ -138,6 +160,7 @@ class Session:
                 continue
             else:
                 self._warm = True
+                self._trace.mark("session: parked one claimed")
                 return link
         return None
 
@@ -145,12 +168,15 @@ class Session:
         self, recipe: Recipe, claim: Mapping[str, Any], brought: "Sequence[HasFileno]"
     ) -> Link:
         self._warm = False
-        order = recipe.order(self._root)
+        order = recipe.order(self._root, trace=self._trace.path)
         try:
-            return Link.claim(order, claim, brought)
+            with written(self._root):
+                link = Link.claim(order, claim, brought)
         except BaseException:
             shutil.rmtree(order.folder, ignore_errors=True)
             raise
+        self._trace.mark("session: warden started")
+        return link
 
     async def launched(self, patience: float) -> Mapping[str, Any]:
         """Wait until the sandbox serves; give its container id, uid and pid.
@@ -177,6 +203,7 @@ class Session:
         if link.ready is None:
             raise WardenError(reason=f"was silent for {patience:g} s")
         self.served = True
+        self._trace.mark("session: served")
         return link.ready
 
     # --- running ----------------------------------------------------------------------
@@ -231,11 +258,21 @@ class Session:
         if self._link is not None:
             self._link.say({"op": "stop"})
 
+    async def ended(self, patience: float) -> bool:
+        """Wait until the sandbox's processes are gone: the next one may be launched.
+
+        The warden goes on removing it meanwhile. False if it takes too long.
+        """
+        return await self._heard(lambda link: link.stopped or link.gone, patience)
+
     async def gone(self, patience: float) -> bool:
         """Wait until nothing of the sandbox is left; false if it takes too long."""
+        return await self._heard(lambda link: link.gone, patience)
+
+    async def _heard(self, of: Callable[[Link], bool], patience: float) -> bool:
         link = self._link
         deadline = time.monotonic() + patience
-        while link is not None and not link.gone:
+        while link is not None and not of(link):
             if time.monotonic() > deadline:
                 return False
             await link.hear(deadline)

@@ -8,15 +8,19 @@ is on its way out is counted, and who writes too much waits for the reader.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import zmq
 from ipykernel.heartbeat import Heartbeat
 from ipykernel.iostream import IOPubThread, OutStream
 from zmq.eventloop.zmqstream import ZMQStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 COUNTED = 64 * 1024
 """Bytes from which a message is counted; libzmq tells for these when they are gone."""
@@ -27,6 +31,10 @@ UNSENT = 4 * 1024 * 1024
 PATIENCE = 5.0
 """Seconds that a message waits for room; a reader that is slower than that is stuck,
 and nobody waits for it until something moves again."""
+SLICE = 0.05
+"""Seconds after which who waits for the sending thread looks whether it still lives."""
+FAREWELL = 1.0
+"""Seconds that a process which ends itself by ``os._exit`` waits for its output to leave."""
 
 
 class PassedHeartbeat(Heartbeat):
@@ -40,15 +48,17 @@ class PassedHeartbeat(Heartbeat):
 
 
 class Room:
-    """How much is on its way out; used by one thread."""
+    """How much is on its way out; used by one thread. ``newest`` tells of the latest."""
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[Any, int]] = deque()
         self._size = 0
         self._stuck = False
+        self.newest: Any = None
 
     def take(self, tracker: Any, size: int) -> None:
         """Count a message that was just sent."""
+        self.newest = tracker
         self._waiting.append((tracker, size))
         self._size += size
         self._collect()
@@ -79,7 +89,36 @@ class SandboxIOPubThread(IOPubThread):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.room = Room()
+        self._counted = COUNTED
         super().__init__(*args, **kwargs)
+
+    def until(self, done: threading.Event, patience: float) -> bool:
+        """Wait for what the thread was asked to do, for as long as it lives."""
+        deadline = time.monotonic() + patience
+        while not done.wait(min(SLICE, max(0.0, deadline - time.monotonic()))):
+            if not self.thread.is_alive() or time.monotonic() > deadline:
+                return done.is_set()
+        return True
+
+    def drain(self, last: Callable[[], None], patience: float) -> None:
+        """Wait until what was sent has left. ``last`` sends a message that says nothing new.
+
+        All messages are counted from then on, so that libzmq tells when the last one, and
+        so those before it, was taken; and again, since the first time tells a moment before
+        it is written. For any thread but the sending one.
+        """
+        deadline = time.monotonic() + patience
+        self._counted = 0
+        for _ in range(2):
+            taken = threading.Event()
+            last()
+            self.schedule(taken.set)
+            if not self.until(taken, deadline - time.monotonic()):
+                return
+            try:
+                self.room.newest.wait(max(0.0, deadline - time.monotonic()))
+            except zmq.NotDone:
+                return
 
     def send_multipart(self, *args: Any, **kwargs: Any) -> None:
         """From the thread itself send at once: what is queued came later."""
@@ -90,10 +129,11 @@ class SandboxIOPubThread(IOPubThread):
 
     def _really_send(self, msg: list[Any], *args: Any, **kwargs: Any) -> None:
         size = sum(len(part) for part in msg)
-        if size < COUNTED or self.closed or not self._is_master_process():
+        if size < self._counted or self.closed or not self._is_master_process():
             super()._really_send(msg, *args, **kwargs)
             return
         self.room.wait()
+        self.socket.copy_threshold = self._counted
         try:
             tracker = self.socket.send_multipart(msg, copy=False, track=True)
         except (AttributeError, zmq.ZMQError):
@@ -153,4 +193,32 @@ class SandboxOutStream(OutStream):
                 sent.set()
 
         thread.schedule(flush)
-        sent.wait(self.flush_timeout)
+        thread.until(sent, self.flush_timeout)
+
+
+def leave_with_output(thread: SandboxIOPubThread, last: Callable[[], None]) -> None:
+    """Have ``os._exit`` wait a moment for output on its way, which would be lost.
+
+    libzmq sends from a thread of its own, and that ends with the process. ``last`` sends
+    a message that says nothing new. Forked children leave at once, as ever: what they
+    print goes through their parent.
+    """
+    leave, kernel = os._exit, os.getpid()
+
+    def exit_now(status: int) -> NoReturn:
+        if (
+            os.getpid() == kernel
+            and thread.thread.is_alive()
+            and thread.thread is not threading.current_thread()
+        ):
+            try:
+                for stream in (sys.stdout, sys.stderr):
+                    stream.flush()
+                thread.drain(last, FAREWELL)
+            except Exception:  # noqa: BLE001, S110  whatever a notebook made of its streams
+                pass
+        leave(status)
+
+    exit_now.__name__ = exit_now.__qualname__ = leave.__name__
+    exit_now.__doc__ = leave.__doc__
+    os._exit = exit_now

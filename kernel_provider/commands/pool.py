@@ -112,7 +112,7 @@ def _fill(args: argparse.Namespace) -> int:
     recipe = Recipe(policy=policy, address=find_socket(os.environ))
     steps = Steps(sys.stderr if args.json else sys.stdout)
     if args.action == "warm":
-        return _keep(recipe, spec.name, steps)
+        return _keep(recipe, spec.name, None if args.json else steps)
     lying = hand.count(recipe, os.environ)
     for number in range(lying + 1, policy.pool + 1):
         with steps.step(f"parking {number} of {policy.pool} of kernel {spec.name}"):
@@ -125,16 +125,23 @@ def _fill(args: argparse.Namespace) -> int:
     return 0
 
 
-def _keep(recipe: Recipe, kernel: str, steps: Steps) -> int:
-    """Park what is missing until Ctrl-C, which ends all that this process parked."""
+def _keep(recipe: Recipe, kernel: str, steps: Steps | None) -> int:
+    """Park what is missing until Ctrl-C, which ends all that this process parked.
+
+    Tells of each change; without ``steps`` by a line of JSON.
+    """
     keeper = Keeper(os.environ, ceiling=memory_ceiling(os.environ))
     keeper.want(recipe, kernel)
     lying = -1
     try:
         while True:
             before, lying = lying, hand.count(recipe, os.environ)
-            if lying != before:
-                steps.say(f"{lying} of {recipe.policy.pool} parked of kernel {kernel}")
+            wanted = recipe.policy.pool
+            if lying != before and steps is not None:
+                steps.say(f"{lying} of {wanted} parked of kernel {kernel}")
+            elif lying != before:
+                told = {"kernel": kernel, "parked": lying, "wanted": wanted}
+                print(json.dumps(told), flush=True)
             time.sleep(LOOK)
     except KeyboardInterrupt:
         return 0

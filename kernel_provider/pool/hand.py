@@ -13,6 +13,7 @@ from kernel_provider.errors import WardenError
 from kernel_provider.folders import runtime_root
 from kernel_provider.link import GRACE, Link
 from kernel_provider.recipe import Recipe
+from kernel_provider.trace import Trace
 from kernel_provider.warden import cgroup, shelf
 from kernel_provider.warden.shelf import Entry
 
@@ -70,7 +71,8 @@ def park(recipe: Recipe, kernel: str, environ: Mapping[str, str]) -> None:
 
     Raises the error that ended its start.
     """
-    order = recipe.order(runtime_root(environ), parked=True)
+    trace = Trace.wanted(environ).path
+    order = recipe.order(runtime_root(environ), parked=True, trace=trace)
     try:
         link = Link.park(order, kernel=kernel, ttl=recipe.policy.park_ttl, stays=True)
     except BaseException:

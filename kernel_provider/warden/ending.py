@@ -92,7 +92,10 @@ class Ending:
             loop.after(0, partial(self.fail, failure))
 
     def conclude(self) -> None:
-        """Say why, drop the clients, remove the sandbox, say that it is gone. Once."""
+        """Say why, drop the clients, end the sandbox, remove it, say that it is gone. Once.
+
+        When it has ended, the next one may be claimed behind the same outer sockets.
+        """
         if self.over:
             return
         self.over = True
@@ -103,6 +106,8 @@ class Ending:
         if warden.relay is not None:
             subscribers = warden.relay.subscribers()
             warden.relay.close()
+        if warden.sandbox is not None and warden.sandbox.end():
+            warden.owners.say({"event": "stopped", "subscribers": subscribers})
         gone = self._remove()
         warden.owners.say({"event": "gone", "clean": gone, "subscribers": subscribers})
         warden.loop.stop()

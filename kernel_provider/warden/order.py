@@ -13,7 +13,8 @@ class Order:
     """The sandbox, its engine, its folder, and how long (s) it may take to serve.
 
     ``folder`` holds the warden's socket ``w``; the spec mounts its sub-folder ``r``.
-    ``digest`` names what claims the sandbox can serve, where it lies on the shelf.
+    ``digest`` names what claims the sandbox can serve, where it lies on the shelf, and
+    ``trace`` a file to note steps in, if there is one.
     """
 
     engine: str
@@ -22,6 +23,7 @@ class Order:
     folder: str
     startup_timeout: float
     digest: str = ""
+    trace: str = ""
 
     def to_json(self) -> str:
         """One text for standard input."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from kernel_provider.errors import SandboxError, StaleError
+from kernel_provider.errors import RuntimeFolderError, SandboxError, StaleError
 from kernel_provider.warden import shelf
 
 if TYPE_CHECKING:
@@ -44,7 +44,12 @@ class Parking:
             until=now + wish.ttl,
             keeper=wish.keeper,
         )
-        shelf.put(entry)
+        try:
+            shelf.put(entry)
+        except OSError as error:
+            reason = error.strerror or "unusable"
+            warden.ending.fail(RuntimeFolderError(path=warden.order.folder, reason=reason))
+            return
         warden.owners.say({"event": "parked"})
         warden.loop.after(wish.ttl, self._outlived)
 

@@ -46,6 +46,11 @@ def put(entry: Entry) -> None:
     os.rename(scratch, path)
 
 
+def is_empty(root: str) -> bool:
+    """Whether nothing lies there, whatever it was made for."""
+    return not _names(root)
+
+
 def take(root: str, digest: str) -> str | None:
     """Take one that was made for ``digest``; give its warden's folder, None for none.
 

@@ -20,6 +20,7 @@ from kernel_provider.errors import (
     WardenError,
     WorkspaceImageError,
 )
+from kernel_provider.trace import Trace
 from kernel_provider.warden.ending import Ending
 from kernel_provider.warden.loop import Loop, Timer
 from kernel_provider.warden.owners import Owner, Owners
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 UNCLAIMED: Final = 30.0
 """Seconds that an order's own claim may take to come."""
+STEPS: Final = 64
+"""Lines of a sandbox's log at most that tell when its steps were over."""
 
 
 class Warden:
@@ -46,6 +49,7 @@ class Warden:
 
     def __init__(self, order: Order, listener: socket.socket) -> None:
         self.order = order
+        self.trace = Trace(order.trace)
         self.loop = Loop()
         self.owners = Owners(self.loop, listener, self.on_wish, self.on_no_owner)
         self.ending = Ending(self)
@@ -88,6 +92,7 @@ class Warden:
 
     def begin(self) -> None:
         """Start the sandbox, and import what serving takes while it comes up."""
+        self.trace.mark("warden: up")
         self.start(open_engine(self.order.engine, self.order.address), self.order.spec)
         import kernel_provider.warden.relay  # noqa: PLC0415  see above
         import kernel_provider.warden.wishes  # noqa: F401, PLC0415
@@ -96,7 +101,7 @@ class Warden:
         """Have a container made and started; a failure is told once owners were heard."""
         folder, address = self.order.folder, self.order.address
         try:
-            self.sandbox = Sandbox(engine, spec, folder=folder, address=address)
+            self.sandbox = Sandbox(engine, spec, folder=folder, address=address, trace=self.trace)
             self.sandbox.launch(self._until)
         except EndedError:
             self._deadline.cancel()
@@ -121,6 +126,7 @@ class Warden:
         if self._parked or self.ending.begun:
             return
         assert self.sandbox is not None
+        self.trace.mark("warden: parked")
         try:
             self.sandbox.close_limits(self._until)
         except EndedError:  # which the talk is about to tell
@@ -132,6 +138,7 @@ class Warden:
             self.ending.fail(error)
             return
         self._parked = True
+        self.trace.mark("warden: limits closed")
         if self.claim is not None:
             self.pass_claim()
             return
@@ -187,6 +194,7 @@ class Warden:
         )
         outer = [socket.socket(fileno=fd) for fd in self._claimant.descriptors]
         self._claimant.descriptors = []
+        self.trace.mark("warden: kernel ready")
         relay.open(outer, subscribers=self.claim.subscribers)
         self._deadline.cancel()
         self.relay = relay
@@ -207,6 +215,9 @@ class Warden:
 
         assert self.sandbox is not None
         with suppress(SandboxError, OSError, ValueError):
+            if self.trace.path:
+                engine, container = self.sandbox.engine, self.sandbox.container
+                self.trace.mark_log(engine.last_lines(container, STEPS))
             sweep(self.sandbox.engine)
             sweep_folders(os.path.dirname(self.order.folder))
 
@@ -246,6 +257,7 @@ class Warden:
             owner.say({"event": "failed", **error.to_wire()})
             owner.close()
             return
+        self.trace.mark("warden: claimed")
         self.claim, self._claimant = claim, owner
         owner.holds = True
         if self.ending.begun:

@@ -7,9 +7,12 @@ import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 from kernels import kernel
+from parked import lying
 from proxy import EngineProxy, proxied
+from sandboxes import until
 
 from kernel_provider.engines.docker import find_socket
+from kernel_provider.pool import hand
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,3 +35,13 @@ def proxy(monkeypatch: pytest.MonkeyPatch, image: str) -> Iterator[EngineProxy]:
     with proxied(find_socket(os.environ)) as made:
         monkeypatch.setenv("DOCKER_HOST", f"unix://{made.path}")
         yield made
+
+
+@pytest.fixture
+def empty_shelf(image: str) -> Iterator[None]:
+    """A test begins and ends with nothing parked."""
+    assert image
+    yield
+    for _ in hand.end(os.environ, None):
+        pass
+    assert until(lambda: not lying())

@@ -1,36 +1,29 @@
 """Parked sandboxes in real containers: taken once, alive, up to date, or not at all."""
 
-import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import docker
 import pytest
+from jupyter_client.manager import KernelManager
 from kernels import kernel, run
-from sandboxes import KEY, until, value
+from parked import KEEPER, PLAIN, launch, lying, park, recipe, warden_of
+from sandboxes import session_of, until, value
 
-from kernel_provider.engines.docker import find_socket
 from kernel_provider.errors import SandboxError
 from kernel_provider.policy import KernelPolicy
 from kernel_provider.pool import hand, keeper
 from kernel_provider.pool.keeper import Keeper
-from kernel_provider.recipe import Recipe
-from kernel_provider.session import Session
-from kernel_provider.warden import cgroup, shelf
-from kernel_provider.warden.shelf import Entry
+from kernel_provider.warden import cgroup
 
-pytestmark = pytest.mark.container
-
-PLAIN = KernelPolicy(preload=("json",), pool=1)
-"""Parks in a third of the time of one that imports torch."""
+pytestmark = [pytest.mark.container, pytest.mark.usefixtures("empty_shelf")]
 
 QUOTA = """
 from pathlib import Path
@@ -39,45 +32,6 @@ new = root / "cpu.max"
 old = [root / "cpu" / f"cpu.cfs_{name}_us" for name in ("quota", "period")]
 tuple(map(int, new.read_text().split() if new.exists() else [f.read_text() for f in old]))
 """
-
-
-def recipe(policy: KernelPolicy = PLAIN) -> Recipe:
-    """A recipe for this machine's engine."""
-    return Recipe(policy=policy, address=find_socket(os.environ))
-
-
-def lying() -> tuple[Entry, ...]:
-    """What is on the shelf of this test run."""
-    return shelf.entries(os.environ["EXECUTOR_ML_RUNTIME_DIR"])
-
-
-def park(policy: KernelPolicy = PLAIN, count: int = 1) -> tuple[Entry, ...]:
-    """Put some on the shelf."""
-    for _ in range(count):
-        hand.park(recipe(policy), "test", os.environ)
-    return lying()
-
-
-def launch(policy: KernelPolicy = PLAIN) -> str:
-    """Launch, look which container serves, and end it."""
-    made = Session(environ=os.environ, name="test")
-    try:
-        made.launch(policy, key=KEY, env={})
-        return str(asyncio.run(made.launched(30))["container"])
-    finally:
-        made.stop()
-        asyncio.run(made.gone(10))
-        made.close()
-
-
-@pytest.fixture(autouse=True)
-def empty_shelf(image: str) -> Iterator[None]:
-    """Every test begins and ends with nothing parked."""
-    assert image
-    yield
-    for _ in hand.end(os.environ, None):
-        pass
-    assert until(lambda: not lying())
 
 
 def test_a_parked_one_is_taken() -> None:
@@ -135,24 +89,13 @@ def test_a_dead_one_is_never_claimed(dead: str, engine: docker.DockerClient) -> 
 def test_a_stuck_one_is_given_up() -> None:
     """Its warden does not answer: a cold start after a short while."""
     (entry,) = park()
-    warden = _warden_of(entry)
+    warden = warden_of(entry)
     os.kill(warden, signal.SIGSTOP)
     try:
         assert launch() != entry.container
     finally:
         os.kill(warden, signal.SIGCONT)
     assert until(lambda: not cgroup.is_alive(entry.pid))
-
-
-def _warden_of(entry: Entry) -> int:
-    log = f"{entry.folder}/log"
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if str((folder / "fd" / "2").readlink()) == log:
-                return int(folder.name)
-        except OSError:
-            continue
-    raise AssertionError(log)
 
 
 def test_an_outdated_image_is_never_claimed(engine: docker.DockerClient) -> None:
@@ -239,19 +182,34 @@ def test_the_keeper_makes_up_for_what_is_taken(monkeypatch: pytest.MonkeyPatch) 
     assert until(lambda: not lying(), 15)
 
 
+def test_what_this_process_kept_serves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a Jupyter server: whoever kept it lets go, and takes nothing of it along."""
+    monkeypatch.setattr(keeper, "QUIET", 0.2)
+    kept = Keeper(os.environ, ceiling=8 << 30)
+    try:
+        for number in range(4):
+            kept.want(recipe(), "test")
+            assert until(lambda: len(lying()) == 1, 30)
+            (entry,) = lying()
+            with kernel({"preload": ["json"]}) as (km, client):
+                assert run(client, f"print({number})").stdout == f"{number}\n"
+                assert look_at(km) == (entry.container, True)
+    finally:
+        kept.stop()
+    assert until(lambda: not lying(), 15)
+
+
+def look_at(km: KernelManager) -> tuple[str, bool]:
+    """The container behind a manager's kernel, and whether its warden's folder is there."""
+    session = session_of(km)
+    ready = session._need().ready  # noqa: SLF001
+    assert ready is not None
+    return ready["container"], Path(session.describe()["warden"]).exists()
+
+
 def test_the_keeper_ends_with_its_process() -> None:
     """Killed outright: what it had parked goes by itself."""
-    code = (
-        "import os, time; from kernel_provider.pool import keeper\n"
-        "from kernel_provider.recipe import Recipe; from kernel_provider.policy import *\n"
-        "from kernel_provider.engines.docker import find_socket\n"
-        "keeper.QUIET = 0\n"
-        "policy = KernelPolicy(preload=('json',), pool=1)\n"
-        "recipe = Recipe(policy=policy, address=find_socket(os.environ))\n"
-        "keeper.of_this_process().want(recipe, 'k')\n"
-        "time.sleep(60)\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", code]) as process:
+    with subprocess.Popen([sys.executable, "-c", KEEPER]) as process:
         try:
             assert until(lambda: len(lying()) == 1, 30)
             (entry,) = lying()

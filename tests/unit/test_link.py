@@ -172,6 +172,17 @@ def test_letting_go_ends_the_waiting(bench: Bench) -> None:
     assert bench.warden.recv(1) == b"", "the warden hears it"
 
 
+def test_what_another_claimed_is_not_lost(bench: Bench) -> None:
+    """Its warden lives on, and needs its folder: heard at once with the end of the line."""
+    bench.say({"event": "parked"}, {"event": "taken"})
+    bench.warden.close()
+    bench.link.listen()
+    assert bench.link.taken
+    assert bench.link.gone
+    assert not bench.link.lost
+    assert bench.link.death is None
+
+
 def test_a_warden_that_hangs_up_was_lost(bench: Bench) -> None:
     """Its end without a word is a death, and the session says so."""
     bench.warden.shutdown(socket.SHUT_RDWR)
