@@ -37,12 +37,16 @@ SLICE: Final = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Death:
-    """How a kernel ended; ``expected`` when somebody asked for it."""
+    """How a kernel ended; ``expected`` when somebody asked for it.
+
+    ``memory_peak`` is in bytes, 0 where it is not known.
+    """
 
     name: str
     reason: str
     remedy: str
     exit_code: int
+    memory_peak: int = 0
     expected: bool = False
 
     def __str__(self) -> str:

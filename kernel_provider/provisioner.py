@@ -16,6 +16,7 @@ from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 
 from kernel_provider.admin import AdminPolicy
 from kernel_provider.ceilings import Ceilings, read_ceilings
+from kernel_provider.link import Death
 from kernel_provider.policy import KernelPolicy, parse_policy
 from kernel_provider.session import Session
 from kernel_provider.trace import Trace
@@ -192,8 +193,21 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
         if not self._told:
             self._told = True
             if not death.expected:
-                self.log.warning("Kernel %s died. %s", self.kernel_id, death)
+                self._tell(death, session.container)
         return death.exit_code
+
+    def _tell(self, death: Death, container: str) -> None:
+        """Log a death as a line for people, with fields for programs (a JSON formatter)."""
+        fields = {
+            "event": "kernel_died",
+            "kernel_id": self.kernel_id,
+            "kernel_name": self._kernel_name,
+            "container": container,
+            "cause": death.name,
+            "exit_code": death.exit_code,
+            "memory_peak": death.memory_peak,
+        }
+        self.log.warning("Kernel %s died. %s", self.kernel_id, death, extra=fields)
 
     async def wait(self) -> int | None:
         """Wait until the kernel has ended, with all its processes."""

@@ -136,6 +136,7 @@ class Session:
             "env": dict(env),
             "cwd": names.WORKSPACE if workspace else cwd,
             "workspace": workspace.folder if workspace else "",
+            "kernel": self.name,
             "subscribers": self._subscribers,
         }
         brought: list[HasFileno] = [*self._outer, *([workspace] if workspace else [])]

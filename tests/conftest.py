@@ -15,6 +15,9 @@ from kernel_provider import names
 from kernel_provider.builder import BuildRequest, build
 from kernel_provider.engines.docker import find_socket
 
+KEPT = {"uids", "deaths"}
+"""Files that stay in the folder for sockets: what is known of the engine, and who died."""
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
@@ -38,7 +41,7 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for variable in [name for name in os.environ if name.startswith("EXECUTOR_ML_MAX_")]:
             patch.delenv(variable)
         yield runtime
-        left = sorted(str(p.relative_to(runtime)) for p in runtime.rglob("*") if p.name != "uids")
+        left = sorted(str(p.relative_to(runtime)) for p in runtime.rglob("*") if p.name not in KEPT)
         shutil.rmtree(runtime)
         assert not left, f"left in the folder for sockets: {left}"
 

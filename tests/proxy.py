@@ -27,8 +27,9 @@ class EngineProxy:
     """What to do with calls; a call is named like ``POST /containers/ID/start``.
 
     ``answers`` gives a status instead of passing a call on; ``requests`` and ``replies``
-    change the JSON that goes through; ``gates`` hold a call until their event is set.
-    All are found by the call's name; ``first`` of its calls go through untouched.
+    change the JSON that goes through, ``spoils`` the bytes of an answer; ``gates`` hold a
+    call until their event is set. All are found by the call's name; ``first`` of its calls
+    go through untouched. Where some are ``allowed``, every other call is refused.
     """
 
     engine: str
@@ -37,6 +38,8 @@ class EngineProxy:
     answers: dict[str, int] = field(default_factory=dict)
     requests: dict[str, Edit] = field(default_factory=dict)
     replies: dict[str, Edit] = field(default_factory=dict)
+    spoils: dict[str, Callable[[bytes], bytes]] = field(default_factory=dict)
+    allowed: frozenset[str] = frozenset()
     gates: dict[str, threading.Event] = field(default_factory=dict)
     arrived: dict[str, threading.Event] = field(default_factory=dict)
     first: dict[str, int] = field(default_factory=dict)
@@ -59,6 +62,9 @@ class EngineProxy:
             if call in self.gates:
                 self.arrived[call].set()
                 self.gates[call].wait(30)
+            if self.allowed and call not in self.allowed:
+                client.sendall(answer(403, {"message": f"the proxy refuses {call}"}))
+                return
             if call in self.answers:
                 client.sendall(answer(self.answers[call], {"message": "the test says no"}))
                 return
@@ -73,7 +79,7 @@ class EngineProxy:
                 front, _, found = data.partition(b"\r\n\r\n")
                 status = int(front.split(b" ")[1])
                 data = answer(status, self.replies[call](json.loads(found)))
-            client.sendall(data)
+            client.sendall(self.spoils.get(call, bytes)(data))
 
 
 def read_message(source: socket.socket) -> tuple[str, bytes]:

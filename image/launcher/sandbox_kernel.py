@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import gc
 import json
 import os
@@ -19,6 +20,8 @@ import sys
 import time
 from typing import Any
 
+import sandbox_hints
+import sandbox_limits
 import sandbox_models
 import sandbox_workspace
 
@@ -191,7 +194,10 @@ def apply_claim(app: Any, claim: dict[str, Any], copy: int) -> None:
     copied = bool(claim.get("workspace"))
     if copied:
         sandbox_workspace.take(copy, claim["cwd"])
-    sandbox_workspace.add_hints(app.shell, copied=copied)
+    limits = sandbox_limits.Limits(claim.get("kernel", ""))
+    missing = functools.partial(sandbox_workspace.hint, copied=copied)
+    sandbox_hints.add_hints(app.shell, missing, limits.hint)
+    app.shell.events.register("post_run_cell", limits.note)
 
 
 def end() -> None:

@@ -106,14 +106,3 @@ def _is_program(error: BaseException) -> bool:
     while trace is not None:
         name, trace = trace.tb_frame.f_code.co_name, trace.tb_next
     return name == "_execute_child"
-
-
-def add_hints(shell: Any, *, copied: bool) -> None:
-    """Have the shell end such a traceback with the hint, in every front-end."""
-    show = shell._showtraceback  # noqa: SLF001  where a traceback leaves as a message
-
-    def show_with_hint(kind: Any, error: Any, lines: Any) -> None:
-        told = hint(error, copied=copied)
-        show(kind, error, [*lines, f"\nHint: {told}"] if told else lines)
-
-    shell._showtraceback = show_with_hint  # noqa: SLF001

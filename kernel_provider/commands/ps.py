@@ -21,10 +21,12 @@ from kernel_provider.commands.table import age_text, columns, size_text
 from kernel_provider.engines import ContainerSummary, Engine, open_engine
 from kernel_provider.engines.docker import NAME_PREFIX, find_socket
 from kernel_provider.errors import SandboxError
+from kernel_provider.folders import runtime_root
 from kernel_provider.hardening import policy_digest
 from kernel_provider.values import show
-from kernel_provider.warden import cgroup
+from kernel_provider.warden import cgroup, deaths
 from kernel_provider.warden.cgroup import UNLIMITED, Cgroup, Load
+from kernel_provider.warden.deaths import Record
 
 SAMPLE: Final = 0.5
 """Seconds between the two looks that a share of processor time needs."""
@@ -50,12 +52,24 @@ class Seen:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Death:
+    """Why a kernel died, as its cell was told; ``at`` is seconds of the epoch."""
+
+    name: str
+    reason: str
+    remedy: str
+    exit_code: int
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """What is told of a sandbox: bytes, seconds, shares from 0 to 1; None is unknown.
 
     ``kernel`` is the kernelspec that has this policy, if there is one. ``cpu`` is the
     processor time used as a share of its limit, ``throttled`` the share of periods that
-    the limit cut short; both since the look before.
+    the limit cut short; both since the look before. ``death`` is set for one that died,
+    whose ``age`` is the time since then.
     """
 
     name: str
@@ -72,6 +86,7 @@ class Row:
     pids_limit: int | None
     age: float | None
     owner: int | None
+    death: Death | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,8 +96,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "processor time as a share of the limit and how often the limit cut it short, "
         "processes, age, and the process that owns it."
     )
+    parser.add_argument(
+        "-a", "--all", action="store_true", help="also your kernels that died in the last day"
+    )
     parser.add_argument("--watch", action="store_true", help="every 2 s, until Ctrl-C")
-    parser.add_argument("--json", action="store_true", help="print JSON, one line for each look")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print JSON, one line for each look, with those that died",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -95,6 +117,8 @@ def main(args: argparse.Namespace) -> int:
         while True:
             now = look(engine)
             rows = compare(before, now)
+            if args.all or args.json:
+                rows += died(os.environ)
             clear = CLEAR if args.watch and sys.stdout.isatty() and not args.json else ""
             print(clear + (json.dumps([asdict(r) for r in rows]) if args.json else table(rows)))
             if not args.watch:
@@ -227,6 +251,43 @@ def _limit(value: int | None) -> int | None:
     return None if value == UNLIMITED else value
 
 
+def died(environ: Mapping[str, str]) -> tuple[Row, ...]:
+    """Kernels of this user that died of late, the latest last."""
+    try:
+        records = deaths.recent(runtime_root(environ))
+    except SandboxError:
+        return ()
+    now = time.time()
+    return tuple(dead_row(record, now) for record in records)
+
+
+def dead_row(record: Record, now: float) -> Row:
+    """Tell of one that died; ``now`` is seconds of the epoch."""
+    return Row(
+        name=record.container,
+        uid=record.uid,
+        kernel=record.kernel,
+        policy=record.policy,
+        state="died",
+        memory=None,
+        memory_peak=record.memory_peak or None,
+        memory_limit=record.memory_limit,
+        cpu=None,
+        throttled=None,
+        pids=None,
+        pids_limit=record.pids_limit,
+        age=max(0.0, now - record.at),
+        owner=record.owner or None,
+        death=Death(
+            name=record.name,
+            reason=record.reason,
+            remedy=record.remedy,
+            exit_code=record.exit_code,
+            at=record.at,
+        ),
+    )
+
+
 def table(rows: Sequence[Row]) -> str:
     """Aligned columns; a dash where something is not known."""
     if not rows:
@@ -239,7 +300,7 @@ def _cells(r: Row) -> list[str]:
     return [
         r.name,
         r.kernel or r.policy or "-",
-        r.state,
+        r.death.name if r.death else r.state,
         size_text(r.memory),
         size_text(r.memory_peak),
         "-" if r.memory_limit is None else show("memory", r.memory_limit),

@@ -39,7 +39,7 @@ class Parked:
 
 def look(environ: Mapping[str, str]) -> tuple[Parked, ...]:
     """All parked sandboxes of this user, the oldest first."""
-    now = time.time()
+    now = time.monotonic()
     return tuple(_see(entry, now) for entry in shelf.entries(runtime_root(environ)))
 
 

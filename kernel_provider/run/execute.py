@@ -247,13 +247,25 @@ class _Run:
         how = "the cell was interrupted" if task.done() else "its kernel was killed"
         if by_hand:
             by = "Ctrl-C" if code is ExitCode.INTERRUPTED else "SIGTERM"
-            why = ("RunInterrupted", f"the run was stopped by {by}; {how}.")
+            why = Ending(
+                name="RunInterrupted",
+                reason=f"the run was stopped by {by}; {how}.",
+                remedy="What there was until then is kept.",
+            )
         elif code is ExitCode.CELL_TIMEOUT:
             allowed = duration(self.request.cell_timeout or 0.0)
-            why = ("CellTimeout", f"the cell ran longer than {allowed}; {how}.")
+            why = Ending(
+                name="CellTimeout",
+                reason=f"the cell ran longer than {allowed}; {how}.",
+                remedy="Make it quicker, or raise --cell-timeout.",
+            )
         else:
             allowed = duration(self.request.timeout or 0.0)
-            why = ("RunTimeout", f"the notebook ran longer than {allowed}; {how}.")
+            why = Ending(
+                name="RunTimeout",
+                reason=f"the notebook ran longer than {allowed}; {how}.",
+                remedy="Make it quicker, or raise --timeout.",
+            )
         self._blame(cell, code, "interrupted" if by_hand else "timed_out", why)
 
     async def _hear_last_words(self, task: asyncio.Task[Any], cell: _Cell) -> None:
@@ -269,12 +281,14 @@ class _Run:
         self.death = Ending(name=death.name, reason=death.reason, remedy=death.remedy)
         oom = death.name == OUT_OF_MEMORY
         code = ExitCode.OUT_OF_MEMORY if oom else ExitCode.KERNEL_DIED
-        self._blame(cell, code, "died", (death.name, f"{death.reason} {death.remedy}"))
+        self._blame(cell, code, "died", self.death)
 
-    def _blame(self, cell: _Cell, code: ExitCode, state: str, why: tuple[str, str]) -> None:
+    def _blame(self, cell: _Cell, code: ExitCode, state: str, why: Ending) -> None:
+        """Say in the cell what ended it, and what to do; the report has the reason."""
         self.code = code
-        cell.report = replace(cell.report, state=state, error=why[0], message=why[1])
-        cell.node.outputs = books.with_error(cell.node.outputs, *why)
+        cell.report = replace(cell.report, state=state, error=why.name, message=why.reason)
+        text = f"{why.reason} {why.remedy}"
+        cell.node.outputs = books.with_error(cell.node.outputs, why.name, text)
 
     def _result(self) -> RunResult:
         for _, cell in books.runnable(self.book):

@@ -100,7 +100,7 @@ STATES: Final = ("ok", "error", "timed_out", "died", "interrupted", "not_run")
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """Why a kernel died."""
+    """What ended a cell that did not end by itself: a death, a limit of time, a person."""
 
     name: str
     reason: str

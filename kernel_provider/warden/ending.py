@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from kernel_provider.errors import SandboxError, WardenError
+from kernel_provider.names import LABEL_POLICY
 
 if TYPE_CHECKING:
     from kernel_provider.warden.death import Cause
@@ -54,6 +56,8 @@ class Ending:
         request = relay.running()
         self._begin(_died(cause, expected=expected, subscribers=relay.subscribers()))
         relay.close_listeners()
+        if not expected:
+            self._note(cause)
         if expected or request is None:
             self.conclude()
             return
@@ -138,6 +142,28 @@ class Ending:
             self._warden.parking.leave()
         if self._warden.talk is not None:
             self._warden.talk.close()
+
+    def _note(self, cause: Cause) -> None:
+        """For ``executor-ml ps``; a full disk keeps nobody from ending."""
+        from kernel_provider.engines.docker import NAME_PREFIX  # noqa: PLC0415
+        from kernel_provider.warden.deaths import Record, note  # noqa: PLC0415
+
+        warden = self._warden
+        assert warden.sandbox is not None
+        spec = warden.sandbox.spec
+        record = Record(
+            container=f"{NAME_PREFIX}{warden.sandbox.uid}",
+            uid=warden.sandbox.uid,
+            kernel=warden.claim.kernel if warden.claim is not None else "",
+            policy=spec.labels[LABEL_POLICY],
+            owner=warden.claimant.pid if warden.claimant is not None else 0,
+            memory_limit=spec.memory,
+            pids_limit=spec.pids,
+            at=time.time(),
+            **cause.to_wire(),
+        )
+        with suppress(OSError):
+            note(os.path.dirname(warden.order.folder), record)
 
     def _remove(self) -> bool:
         return self._warden.sandbox is None or self._warden.sandbox.remove()

@@ -37,10 +37,10 @@ class Owner:
         self._buffer = b""
         self.holds = False
         self._pidfd = -1
-        pid, _ = peer(connection)
+        self.pid, _ = peer(connection)
         owners.loop.watch(connection.fileno(), READ, self._hear)
         try:
-            self._pidfd = os.pidfd_open(pid)
+            self._pidfd = os.pidfd_open(self.pid)
         except ProcessLookupError:  # its claim, if it sent one, is heard first
             owners.loop.after(0, self._bury)
         except OSError:  # a process of another pid namespace has no number here

@@ -32,7 +32,7 @@ class Parking:
         """Go on the shelf, for whoever claims first."""
         warden, wish = self._warden, self._wish
         assert warden.sandbox is not None
-        now = time.time()
+        now = time.monotonic()
         entry = shelf.Entry(
             folder=warden.order.folder,
             digest=warden.order.digest,

@@ -6,7 +6,6 @@ whichever of them was the last to succeed.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -31,7 +30,7 @@ from kernel_provider.errors import (
     WorkspaceError,
 )
 from kernel_provider.trace import OFF, Trace
-from kernel_provider.warden import cgroup, rendezvous
+from kernel_provider.warden import cgroup, rendezvous, uids
 
 if TYPE_CHECKING:
     import socket
@@ -82,6 +81,7 @@ class Sandbox:
         self.group: cgroup.Cgroup | None = None
         self.guardian: socket.socket | None = None
         self._meeting = f"{folder}/r"
+        self._engine_life: uids.Life = []
         self.removed = False
         try:
             self.sockets = rendezvous.InnerSockets(f"{folder}/i")
@@ -130,7 +130,8 @@ class Sandbox:
 
     def _create(self, engine: Engine, image_id: str) -> None:
         """A name tells the uid, and a name that is taken means the next uid (D1)."""
-        first, count = self._id_range(engine)
+        self._engine_life = uids.engine_life(self._address)
+        first, count = uids.id_range(engine, self._engine_life, self._memo)
         offset = int.from_bytes(os.urandom(4), "big") % count  # engines don't meet by habit
         for step in range(UID_TRIES):
             uid = first + (offset + step) % count
@@ -143,32 +144,6 @@ class Sandbox:
             self.uid = uid
             return
         raise StartError(reason=f"{UID_TRIES} uids in a row are in use", last_words="")
-
-    def _id_range(self, engine: Engine) -> tuple[int, int]:
-        """Ask the engine once in its life: a third of a fast start would go into it.
-
-        Its life is told by its socket, which every engine makes anew when it starts.
-        """
-        try:
-            facts = os.stat(self._address)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise EngineUnreachableError(socket=self._address, reason=reason) from error
-        life = [self._address, facts.st_dev, facts.st_ino, facts.st_ctime_ns]
-        try:
-            with open(self._memo, encoding="utf-8") as file:
-                known, first, count = json.load(file)
-            if known == life:
-                return int(first), int(count)
-        except (OSError, ValueError, TypeError):
-            pass
-        first, count = engine.id_range()
-        scratch = f"{self._memo}.{os.getpid()}"
-        with suppress(OSError):  # a full disk makes starts slower, and no more
-            with open(scratch, "w", encoding="utf-8") as file:
-                json.dump([life, first, count], file)
-            os.replace(scratch, self._memo)
-        return first, count
 
     def _blame(self, symptom: SandboxError) -> Exception:
         """Put a failed step down to the end of PID 1, where that is what it shows."""
@@ -242,7 +217,7 @@ class Sandbox:
                 lines[:] = engine.last_lines(self.container, 1).split("\n")
             return bool(lines[0])
 
-        if self.group is not None and self.group.usage().oom_kills:
+        if self.usage().oom_kills:
             lines = ["it does not fit into its memory"]
         elif status != names.NOT_UNPACKED:
             return None
@@ -255,11 +230,13 @@ class Sandbox:
             "and add that to mounts",
         )
 
-    def facts(self, status: int | None, *, oom_kills: int, violation: str) -> Facts:
+    def facts(
+        self, status: int | None, *, before: cgroup.Usage, violation: str, kernel: str
+    ) -> Facts:
         """What is known of an end; the engine is asked where the guardian left no word."""
         from kernel_provider.warden.death import Facts  # noqa: PLC0415
 
-        usage = self.group.usage() if self.group is not None else cgroup.NO_USAGE
+        usage = self.usage()  # now: it is gone when PID 1 is
         state = None
         if status is None and not violation:
             with suppress(EngineError):
@@ -269,10 +246,23 @@ class Sandbox:
             engine_status=state.exit_code if state is not None else None,
             oom_flag=state is not None and state.oom_killed,
             usage=usage,
-            oom_kills_before=oom_kills,
+            before=before,
             memory=self.spec.memory,
+            pids=self.spec.pids,
             violation=violation,
+            engine_gone=not self._engine_is_there(),
+            kernel=kernel,
         )
+
+    def usage(self) -> cgroup.Usage:
+        """What the control group has counted by now."""
+        return self.group.usage() if self.group is not None else cgroup.NO_USAGE
+
+    def _engine_is_there(self) -> bool:
+        try:
+            return uids.engine_life(self._address) == self._engine_life
+        except EngineUnreachableError:
+            return False
 
     def _ended(self) -> ContainerState | None:
         """What the engine says of PID 1's end; None if it does not see one in time."""

@@ -22,8 +22,9 @@ class Entry:
     """A parked sandbox.
 
     ``folder`` is its warden's, ``digest`` names what it was made for, ``memory`` is its
-    limit in bytes, ``since`` and ``until`` are seconds of the epoch, and ``keeper`` is the
-    pid of the process that it ends with, 0 for one that stays until its time is over.
+    limit in bytes, ``since`` and ``until`` are seconds of the monotonic clock, which all
+    processes share, and ``keeper`` is the pid of the process that it ends with, 0 for one
+    that stays until its time is over.
     """
 
     folder: str

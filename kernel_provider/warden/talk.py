@@ -71,6 +71,7 @@ class Talk:
             "env": claim.env,
             "cwd": claim.cwd,
             "workspace": bool(claim.workspace),  # not which folder of the host's
+            "kernel": claim.kernel,
         }
         line = json.dumps(wanted).encode() + b"\n"
         guardian.settimeout(CLAIM_WITHIN)

@@ -21,6 +21,7 @@ from kernel_provider.errors import (
     WorkspaceImageError,
 )
 from kernel_provider.trace import Trace
+from kernel_provider.warden.cgroup import NO_USAGE
 from kernel_provider.warden.ending import Ending
 from kernel_provider.warden.loop import Loop, Timer
 from kernel_provider.warden.owners import Owner, Owners
@@ -57,12 +58,12 @@ class Warden:
         self.talk: Talk | None = None
         self.relay: Relay | None = None
         self.claim: Claim | None = None
-        self._claimant: Owner | None = None
+        self.claimant: Owner | None = None
         self._signals: SimpleQueue[str] | None = None
         self.parking: Parking | None = None
         self._parked = False
         self._wanted = False
-        self._oom_kills = 0
+        self._counted = NO_USAGE
         self._until = time.monotonic() + order.startup_timeout
         self._deadline: Timer = self.loop.after(order.startup_timeout, self.on_timeout)
 
@@ -168,12 +169,12 @@ class Warden:
         assert self.talk is not None
         assert self.claim is not None
         assert self.sandbox is not None
-        assert self._claimant is not None
+        assert self.claimant is not None
         if self.claim.workspace and not self.sandbox.takes_workspace:
             self.ending.fail(WorkspaceImageError(image=self.order.spec.image))
             return
-        brought = self._claimant.descriptors
-        self._claimant.descriptors, copy = brought[: len(CHANNELS)], brought[len(CHANNELS) :]
+        brought = self.claimant.descriptors
+        self.claimant.descriptors, copy = brought[: len(CHANNELS)], brought[len(CHANNELS) :]
         self.talk.claim(self.claim, copy)
 
     def on_ready(self) -> None:
@@ -184,7 +185,7 @@ class Warden:
         from kernel_provider.warden.zmtp import FrameLimits  # noqa: PLC0415
 
         assert self.sandbox is not None
-        assert self._claimant is not None
+        assert self.claimant is not None
         relay = Relay(
             self.loop,
             self.sandbox.sockets.connect,
@@ -192,13 +193,13 @@ class Warden:
             FrameLimits(),
             self.on_answer,
         )
-        outer = [socket.socket(fileno=fd) for fd in self._claimant.descriptors]
-        self._claimant.descriptors = []
+        outer = [socket.socket(fileno=fd) for fd in self.claimant.descriptors]
+        self.claimant.descriptors = []
         self.trace.mark("warden: kernel ready")
         relay.open(outer, subscribers=self.claim.subscribers)
         self._deadline.cancel()
         self.relay = relay
-        self._claimant.say(
+        self.claimant.say(
             {
                 "event": "ready",
                 "container": self.sandbox.container,
@@ -258,7 +259,7 @@ class Warden:
             owner.close()
             return
         self.trace.mark("warden: claimed")
-        self.claim, self._claimant = claim, owner
+        self.claim, self.claimant = claim, owner
         owner.holds = True
         if self.ending.begun:
             self.ending.conclude()
@@ -324,10 +325,9 @@ class Warden:
             self.ending.die(TERMINATED, expected=self._wanted)
 
     def on_answer(self) -> None:
-        """A request is over, and what was killed for memory by now was not its doing."""
+        """A request is over, and what was killed or refused by now was its own affair."""
         assert self.sandbox is not None
-        if self.sandbox.group is not None:
-            self._oom_kills = self.sandbox.group.usage().oom_kills
+        self._counted = self.sandbox.usage()
 
     def on_violation(self, channel: str, what: str) -> None:
         """The kernel broke the rules: it is stopped before its last words are said."""
@@ -340,7 +340,8 @@ class Warden:
 
         if self.ending.begun or self.sandbox is None:
             return
-        facts = self.sandbox.facts(status, oom_kills=self._oom_kills, violation=violation)
+        kernel = self.claim.kernel if self.claim is not None else ""
+        facts = self.sandbox.facts(status, before=self._counted, violation=violation, kernel=kernel)
         cause = decide(facts)
         if self.relay is None:
             folder = self.claim.workspace if self.claim is not None else ""

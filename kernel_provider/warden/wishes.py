@@ -13,6 +13,7 @@ class Claim:
 
     ``subscribers`` is the number of iopub clients that a restart cut off, ``workspace``
     the host's folder whose copy is the last descriptor that came along, if there is one.
+    ``kernel`` names the kernelspec, for messages.
     """
 
     key: str
@@ -20,6 +21,7 @@ class Claim:
     cwd: str
     subscribers: int
     workspace: str = ""
+    kernel: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +59,9 @@ Wish = Claim | Attach | Signal | Stop | Park
 
 _KINDS: Final = {"claim": Claim, "attach": Attach, "signal": Signal, "stop": Stop, "park": Park}
 _TYPES: Final[dict[str, type | tuple[type, ...]]] = {
-    **dict.fromkeys(("key", "cwd", "workspace", "signal"), str),
+    **dict.fromkeys(("key", "cwd", "workspace", "signal", "kernel"), str),
     "env": dict,
     "subscribers": int,
-    "kernel": str,
     "ttl": (int, float),
     "keeper": int,
 }

@@ -3,9 +3,11 @@
 Each within two seconds of the death (D5).
 """
 
+import os
 import signal
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import docker
 import nbformat
@@ -16,6 +18,9 @@ from jupyter_core.utils import run_sync
 from kernels import KERNEL, Outcome, kernel, run, run_to_death
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
+
+from kernel_provider.commands import ps
+from kernel_provider.values import MIB
 
 pytestmark = [pytest.mark.container, pytest.mark.usefixtures("image")]
 Pair = tuple[KernelManager, BlockingKernelClient]
@@ -55,6 +60,14 @@ CASES = {
         exit_code=137,
         words="signal 9 (SIGKILL)",
     ),
+    "bus": Case(
+        code="import mmap\nwith open('/dev/shm/x', 'wb+') as file:\n"
+        "    file.truncate(100 << 20)\n"
+        "    mmap.mmap(file.fileno(), 100 << 20).write(bytes(100 << 20))",
+        name="SharedMemoryExceeded",
+        exit_code=135,
+        words="/dev/shm or /tmp was full",
+    ),
     "memory": Case(
         code="hold = []\nwhile True:\n    hold.append(b'x' * (16 << 20))\n"
         "    print('last', flush=True)",
@@ -92,11 +105,29 @@ def test_the_running_cell_the_log_and_the_exit_code_say_why(
         assert "Variables are lost" in outcome.error["evalue"]
         assert dead_within(km, SOON) == case.exit_code
         assert not km.is_alive()
-    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert len(told) == 1
-    assert case.name in told[0]
-    assert case.words in told[0]
-    assert str(km.kernel_id) in told[0]
+    (told,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert case.name in told.getMessage()
+    assert case.words in told.getMessage()
+    assert str(km.kernel_id) in told.getMessage()
+    check_facts(case, vars(told), km)
+
+
+def check_facts(case: Case, fields: dict[str, Any], km: KernelManager) -> None:
+    """What programs get: the fields of the log's record, and the last line of ``ps``."""
+    assert fields["event"] == "kernel_died"
+    assert fields["kernel_id"] == km.kernel_id
+    assert fields["kernel_name"] == KERNEL
+    assert (fields["cause"], fields["exit_code"]) == (case.name, case.exit_code)
+    assert 20 * MIB < fields["memory_peak"] <= 512 * MIB
+    assert fields["container"].startswith("executor-ml-")
+    row = ps.died(os.environ)[-1]
+    assert row.name == fields["container"]
+    assert row.death is not None
+    assert (row.death.name, row.death.exit_code) == (case.name, case.exit_code)
+    assert case.words in row.death.reason
+    assert abs(time.time() - row.death.at) < 30
+    assert row.memory_peak == fields["memory_peak"]
+    assert (row.kernel, row.owner, row.memory_limit) == (KERNEL, os.getpid(), 512 * MIB)
 
 
 def dead_within(km: KernelManager, seconds: float) -> int | None:

@@ -19,17 +19,23 @@ def facts(  # noqa: PLR0913  each is a fact of its own
     flag: bool = False,
     kills: int = 0,
     before: int = 0,
+    refused: int = 0,
     violation: str = "",
+    gone: bool = False,
+    kernel: str = "",
 ) -> Facts:
     """What was seen, with a limit of 512 MB and a peak above it."""
     return Facts(
         status=status,
         engine_status=engine,
         oom_flag=flag,
-        usage=Usage(memory_peak=513 * MB, oom_kills=kills, pids_refused=0),
+        usage=Usage(memory_peak=513 * MB, oom_kills=kills, pids_refused=refused),
         memory=512 * MB,
-        oom_kills_before=before,
+        pids=128,
+        before=Usage(memory_peak=9 * MB, oom_kills=before, pids_refused=before),
         violation=violation,
+        engine_gone=gone,
+        kernel=kernel,
     )
 
 
@@ -58,6 +64,22 @@ def facts(  # noqa: PLR0913  each is a fact of its own
         (facts(-11, kills=1), "SegmentationFault", 139, "SIGSEGV"),
         (facts(None, violation="iopub: frame"), "ProtocolViolation", 137, "iopub: frame"),
         (facts(-9, kills=1, violation="x"), "ProtocolViolation", 137, "(x)"),
+        (facts(-7), "SharedMemoryExceeded", 135, "/dev/shm or /tmp was full"),
+        (facts(-9, kills=1, kernel="ml-1g"), "MemoryLimitExceeded", 137, "kernelspec ml-1g"),
+        # an engine that goes ends its sandboxes as anybody would
+        (facts(-15, gone=True), "EngineGone", 69, '"live-restore"'),
+        (facts(None, gone=True), "EngineGone", 69, "stopped or restarted"),
+        (facts(-9, kills=1, gone=True), "MemoryLimitExceeded", 137, "512 MB"),
+        (facts(-11, gone=True), "SegmentationFault", 139, "SIGSEGV"),
+        (facts(3, gone=True), "KernelExited", 3, "exit code 3"),
+        # libraries that can't start a thread abort, and seldom say why
+        (facts(1, refused=1), "KernelExited", 1, "its limit of 128 processes and threads"),
+        (
+            facts(-6, refused=2, before=1, kernel="x"),
+            "KernelKilled",
+            134,
+            "in kernelspec x)",
+        ),
     ],
 )
 def test_causes(seen: Facts, name: str, code: int, word: str) -> None:
@@ -71,7 +93,14 @@ def test_causes(seen: Facts, name: str, code: int, word: str) -> None:
         "reason": cause.reason,
         "remedy": cause.remedy,
         "exit_code": code,
+        "memory_peak": 512 * MB,
     }
+    assert "%" not in str(cause)
+
+
+def test_what_was_refused_before_is_not_blamed() -> None:
+    """As with memory: the counter alone decides nothing."""
+    assert "its limit" not in decide(facts(1, refused=1, before=1)).reason
 
 
 @pytest.mark.parametrize(

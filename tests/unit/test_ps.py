@@ -17,7 +17,7 @@ from kernel_provider.errors import EngineUnreachableError
 from kernel_provider.hardening import policy_digest
 from kernel_provider.policy import KernelPolicy
 from kernel_provider.values import MIB
-from kernel_provider.warden import cgroup
+from kernel_provider.warden import cgroup, deaths
 from kernel_provider.warden.cgroup import UNLIMITED, Load, Usage
 
 if TYPE_CHECKING:
@@ -173,7 +173,8 @@ class FakeGroup:
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command talks to the fake engine, and does not wait long."""
+    """The command talks to the fake engine, does not wait long, and knows of no death."""
+    monkeypatch.setattr(deaths, "recent", lambda _root: ())
     monkeypatch.setattr(ps, "open_engine", lambda _kind, _address: FakeEngine())
     monkeypatch.setattr(ps, "Cgroup", FakeGroup)
     monkeypatch.setattr(ps, "SAMPLE", 0.01)
@@ -190,6 +191,63 @@ def test_the_command_tells_of_each(capsys: pytest.CaptureFixture[str]) -> None:
     assert told["executor-ml-1"]["uid"] == 1
     assert told["ended"]["state"] == "exited"
     assert told["ended"]["memory"] is None
+
+
+DIED = deaths.Record(
+    container="executor-ml-7000",
+    uid=7000,
+    kernel="executor-ml",
+    policy="abcd",
+    owner=42,
+    name="MemoryLimitExceeded",
+    reason="the kernel used more than its 512 MB of memory and was stopped.",
+    remedy="Load less at once.",
+    exit_code=137,
+    memory_peak=512 * MIB,
+    memory_limit=512 * MIB,
+    pids_limit=128,
+    at=1000.0,
+)
+
+
+@pytest.mark.usefixtures("fake")
+def test_who_died_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To programs always, to people who ask for all."""
+    monkeypatch.setattr(deaths, "recent", lambda _root: (DIED,))
+    assert cli.main(["ps", "--json"]) == 0
+    *_, told = json.loads(capsys.readouterr().out)
+    assert told["death"] == {
+        "name": "MemoryLimitExceeded",
+        "reason": DIED.reason,
+        "remedy": "Load less at once.",
+        "exit_code": 137,
+        "at": 1000.0,
+    }
+    assert (told["state"], told["name"], told["uid"]) == ("died", "executor-ml-7000", 7000)
+    assert (told["memory"], told["memory_peak"]) == (None, 512 * MIB)
+    assert (told["owner"], told["kernel"], told["policy"]) == (42, "executor-ml", "abcd")
+    assert cli.main(["ps", "--all"]) == 0
+    assert "MemoryLimitExceeded" in capsys.readouterr().out.splitlines()[-1]
+    assert cli.main(["ps"]) == 0
+    assert "MemoryLimitExceeded" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("peak", [0, 7])
+def test_a_dead_row_has_what_is_known(peak: int) -> None:
+    """Its age is the time since; a clock that was set back makes no negative one."""
+    dead = ps.dead_row(replace(DIED, memory_peak=peak, owner=0), 1060.0)
+    assert (dead.age, dead.memory_peak, dead.owner) == (60.0, peak or None, None)
+    assert ps.dead_row(DIED, 0.0).age == 0.0
+    cells = table([dead]).splitlines()[1].split()
+    assert cells[:3] == ["executor-ml-7000", "executor-ml", "MemoryLimitExceeded"]
+
+
+def test_a_folder_that_cannot_be_used_hides_nothing_else(tmp_path: Path) -> None:
+    """Who runs is still told."""
+    (tmp_path / "open").mkdir(mode=0o755)
+    assert ps.died({"EXECUTOR_ML_RUNTIME_DIR": str(tmp_path / "open")}) == ()
 
 
 @pytest.mark.usefixtures("fake")

@@ -19,6 +19,7 @@ from kernel_provider.errors import (
 )
 from kernel_provider.hardening import sandbox_spec
 from kernel_provider.policy import KernelPolicy
+from kernel_provider.warden.cgroup import NO_USAGE
 from kernel_provider.warden.sandbox import EndedError, Sandbox
 
 NOBODY = 1 << 30
@@ -184,7 +185,7 @@ def test_the_facts_of_an_engine_that_does_not_answer(folder: Path) -> None:
     """They are taken in bounded time, without it."""
     engine = FakeEngine(0, fails="inspect")
     made = sandbox(folder, engine)
-    facts = made.facts(None, oom_kills=0, violation="")
+    facts = made.facts(None, before=NO_USAGE, violation="", kernel="")
     assert (facts.status, facts.engine_status, facts.oom_flag) == (None, None, False)
     assert engine.until < time.monotonic() + 3
     let_go(made)

@@ -545,23 +545,3 @@ def test_other_errors_get_no_hint(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         _execute_child()
     assert sandbox_workspace.hint(caught.value, copied=False) == ""
-
-
-def test_the_hint_ends_the_traceback_and_nothing_else() -> None:
-    """The shell shows the same exception, with one line more, or as it was."""
-
-    class Shell:
-        shown: list[tuple[object, object, list[str]]] = []  # noqa: RUF012
-
-        def _showtraceback(self, kind: object, error: object, lines: list[str]) -> None:
-            self.shown.append((kind, error, lines))
-
-    shell = Shell()
-    sandbox_workspace.add_hints(shell, copied=False)
-    missing, other = raised("data.csv"), ValueError("x")
-    shell._showtraceback(type(missing), missing, ["one"])  # noqa: SLF001
-    shell._showtraceback(type(other), other, ["one"])  # noqa: SLF001
-    assert shell.shown == [
-        (FileNotFoundError, missing, ["one", f"\nHint: {sandbox_workspace.NOT_HERE}"]),
-        (ValueError, other, ["one"]),
-    ]

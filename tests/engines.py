@@ -1,0 +1,123 @@
+"""A second engine for drills that no shared one may suffer, with the images of the first."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import docker
+
+from kernel_provider.engines.docker import DockerEngine, find_socket
+from kernel_provider.errors import EngineError
+from kernel_provider.setup import engine_host
+from kernel_provider.setup.engine_host import EngineHome
+from kernel_provider.warden import cgroup
+
+START = 60.0
+END = 40.0
+"""Seconds; an engine gives what it runs 10 s to end, and tries again with SIGKILL."""
+
+LINK = """
+set -e
+mount --bind / "$1"
+cd "$1$2"
+mkdir -p "$1$3/image/overlay2"
+cp -al overlay2 "$1$3/overlay2"
+cd image/overlay2
+cp -al distribution imagedb repositories.json "$1$3/image/overlay2"
+mkdir "$1$3/image/overlay2/layerdb"
+cp -al layerdb/sha256 "$1$3/image/overlay2/layerdb"
+"""
+"""Hard links of one engine's layers into another's folder, beneath the engine's own mount
+of its folder; layers are only read, and records of containers are left out."""
+
+
+def share_images(data: Path) -> None:
+    """Give an engine that is yet to start what the tests' engine has: in two seconds.
+
+    Where that can't be linked, it is saved and loaded by whoever starts the engine.
+    """
+    client = docker.DockerClient(base_url=f"unix://{find_socket(os.environ)}")
+    try:
+        source = str(client.info()["DockerRootDir"])
+    finally:
+        client.close()
+    with tempfile.TemporaryDirectory() as place:
+        command = ["unshare", "--mount", "sh", "-c", LINK, "sh", place, source, str(data)]
+        subprocess.run(command, check=True, capture_output=True)
+
+
+class OwnEngine:
+    """An engine that can be told to end, or killed, and started again."""
+
+    def __init__(self, home: EngineHome, *options: str) -> None:
+        self.home = home
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        """What DOCKER_HOST is to be."""
+        return f"unix://{self.home.socket}"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        dockerd = engine_host.dockerd_path()
+        assert dockerd is not None
+        self.home.run.mkdir(exist_ok=True)
+        (self.home.run / "daemon.json").write_text("{}")
+        self._forget_containerd()
+        with self.home.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*self.home.command(dockerd), *self._options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + START
+        while True:
+            assert self._process.poll() is None, self.home.log.read_text()[-2000:]
+            try:
+                DockerEngine(str(self.home.socket)).by(time.monotonic() + 2).version()
+            except EngineError:
+                assert time.monotonic() < deadline, self.home.log.read_text()[-2000:]
+                time.sleep(0.05)
+            else:
+                return
+
+    def _forget_containerd(self) -> None:
+        """A zombie is no containerd, and where PID 1 reaps none dockerd waits for it."""
+        file = self.home.exec_root / "containerd" / "containerd.pid"
+        if file.exists() and not cgroup.is_alive(int(file.read_text())):
+            file.unlink()
+
+    def end(self, number: int) -> None:
+        """Send the engine a signal that ends it, and wait until it has."""
+        assert self._process is not None
+        self._process.send_signal(number)
+        self._process.wait(END)
+        self._process = None
+
+    def close(self) -> None:
+        """End it, whatever became of it, and take its mounts off."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(END)
+        engine_host.stop(self.home)
+
+
+@contextmanager
+def own_engine(home: EngineHome, *options: str) -> Iterator[OwnEngine]:
+    """A running engine; its data stay, all else goes."""
+    made = OwnEngine(home, *options)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
+        shutil.rmtree(home.run, ignore_errors=True)
