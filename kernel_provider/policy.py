@@ -57,6 +57,9 @@ class KernelPolicy:
     shm_size: int = 64 * MIB
     workspace: str = "none"
     workspace_size: int = 64 * MIB
+    output_limit: int = 128 * MIB
+    output_rate: int = MIB
+    message_size: int = 128 * MIB
     mounts: Mapping[str, str] = field(default_factory=dict)
     models: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)

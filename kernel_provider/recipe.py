@@ -47,6 +47,9 @@ class Recipe:
             ),
             folder=folder,
             startup_timeout=self.policy.startup_timeout,
+            output_limit=self.policy.output_limit,
+            output_rate=self.policy.output_rate,
+            message_size=self.policy.message_size,
             digest=self.digest() if parked else "",
         )
         Path(folder).mkdir(mode=0o700)  # last: what can't be ordered leaves nothing

@@ -125,6 +125,16 @@ def _killed(number: int, how: str) -> Cause:
     )
 
 
+def of_output(limit: int, why: str) -> Cause:
+    """The end of a kernel that said more than its ``limit`` (bytes); ``why`` it had to."""
+    return Cause(
+        name="OutputLimitExceeded",
+        reason=f"the kernel said more than its {limit / 2**20:g} MB of output and {why}.",
+        remedy='Variables are lost; write less, or raise "output_limit" in the kernelspec.',
+        exit_code=128 + signal.SIGKILL,
+    )
+
+
 def of_crash(error: Exception) -> Cause:
     """The end of a kernel whose warden met an error that nobody foresaw."""
     return Cause(

@@ -177,6 +177,9 @@ def unclaimed(folder: Path, policy: KernelPolicy) -> Iterator[subprocess.Popen[b
         spec=sandbox_spec(policy, rendezvous=f"{folder}/r"),
         folder=str(folder),
         startup_timeout=30,
+        output_limit=128 << 20,
+        output_rate=1 << 20,
+        message_size=128 << 20,
     )
     package = str(Path(kernel_provider.__file__).parent.parent)
     with socket.socket(socket.AF_UNIX) as listener:

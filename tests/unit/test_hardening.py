@@ -130,6 +130,9 @@ def test_a_request_reaches_the_warden_as_it_is(gpus: int | str | tuple[str, ...]
         spec=sandbox_spec(KernelPolicy(gpus=gpus, loopback=True), rendezvous="/r"),
         folder="/f",
         startup_timeout=1.0,
+        output_limit=128 << 20,
+        output_rate=1 << 20,
+        message_size=128 << 20,
     )
     assert Order.from_json(order.to_json()) == order
 
@@ -199,6 +202,9 @@ _OTHER: dict[str, Any] = {
     "shm_size": MIB,
     "workspace": "copy",
     "workspace_size": 3 * MIB,
+    "output_limit": 4 * MIB,
+    "output_rate": 5 * MIB,
+    "message_size": 6 * MIB,
     "mounts": {"/data/a": "/b"},
     "models": {"org/a@main": "/views/b/snapshots/c"},
     "env": {"A": "b"},

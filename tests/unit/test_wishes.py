@@ -13,7 +13,16 @@ CLAIM = {"op": "claim", "key": "k", "env": {"A": "1"}, "cwd": "", "subscribers":
 def test_an_order_arrives_as_it_was_given() -> None:
     """Through a pipe, and equal in all its parts."""
     spec = sandbox_spec(KernelPolicy(env={"A": "1"}), rendezvous="/w/r")
-    order = Order(engine="docker", address="/s", spec=spec, folder="/w", startup_timeout=1.5)
+    order = Order(
+        engine="docker",
+        address="/s",
+        spec=spec,
+        folder="/w",
+        startup_timeout=1.5,
+        output_limit=1,
+        output_rate=2,
+        message_size=3,
+    )
     assert Order.from_json(order.to_json()) == order
 
 
