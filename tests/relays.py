@@ -33,9 +33,9 @@ def kernels_handshake(channel: int) -> bytes:
     return greeting() + ready(b"XPUB" if channel == IOPUB else b"ROUTER")
 
 
-def note(text: str) -> bytes:
+def note(text: str, stream: str = "stderr") -> bytes:
     """What the relay says for itself, on the wire."""
-    return message([b"note", text.encode()])
+    return message([b"note", stream.encode(), text.encode()])
 
 
 def said(content: bytes) -> bytes:
@@ -62,7 +62,7 @@ class Bench:
             OutputLimits(request=128 << 20, rate=1 << 20, frames=FrameLimits()),
             interrupt=partial(self.excess.append, "interrupt"),
             stop=self.excess.append,
-            sign=lambda text, _: note(text),
+            sign=lambda name, text, _: note(text, name),
         )
         self.relay = Relay(self.loop, self.connect, self.on_violation, self.output)
         self.thread = threading.Thread(target=self.loop.run, daemon=True)

@@ -11,9 +11,9 @@ from collections import deque
 from typing import Final
 
 from kernel_provider.warden.budget import Bucket
-from kernel_provider.warden.message import kind_of
+from kernel_provider.warden.message import FRAMES, end_of_text, kind_of
 from kernel_provider.warden.output import OVERHEAD, Meter, Output
-from kernel_provider.warden.zmtp import COMMAND, Follower, frame, message
+from kernel_provider.warden.zmtp import COMMAND, Follower, frame, frames, message
 
 SMALL: Final = 64 * 1024
 """Bytes of a message that is held until it is whole, and of the end that is kept."""
@@ -22,6 +22,8 @@ NEEDED: Final = frozenset({"status", "execute_input", "error", "shutdown_reply"}
 RESERVE: Final = (64 * 1024.0, 1024 * 1024.0)
 """Bytes a second, and at once, that pass a shut gate: an honest kernel says 2 KB of them
 for each request, and a hostile one calls them what it likes."""
+STREAM: Final = b"stream."
+"""How ipykernel's topics of texts begin; what they are is told by the rest."""
 REOPENED: Final = 0.25
 """The part of a request's room that must be there again before everything passes."""
 
@@ -67,8 +69,8 @@ class Gate:
             passed = self._with_held(data)
         elif follower.size > max(room, SMALL):
             passed = self._with_held(data[:begun]) if begun else b""
-            self._held = b""
-            self._cut = _Cut(follower, self._output, passing=False, losing=True)
+            lost = bytes(self._with_held(data[begun:]))
+            self._cut = _Cut(follower, self._output, lost=lost)
             return bytes(passed) + self._cut.said()
         elif follower.size > SMALL or left < 0:
             passed = self._with_held(data)
@@ -77,7 +79,7 @@ class Gate:
             passed = self._with_held(data[:begun]) if begun else b""
             self._held += data[begun:]
         if left < 0:
-            self._cut = _Cut(follower, self._output, passing=self._passing, losing=False)
+            self._cut = _Cut(follower, self._output, passing=self._passing)
         return passed
 
     def _with_held(self, data: memoryview) -> memoryview | bytes:
@@ -103,26 +105,30 @@ class Gate:
 class _Cut:
     """What is left out, from the moment that a gate is shut until it opens.
 
-    Of the message under way at first, the rest is ``passing``, as its beginning did, or
-    ``losing``. ``lost`` counts bytes.
+    Of the message under way at first, the rest is ``passing``, as its beginning did; or it
+    is ``losing`` that, too, after a beginning that was ``lost``. ``lost`` counts bytes.
     """
 
-    def __init__(self, follower: Follower, output: Output, *, passing: bool, losing: bool) -> None:
+    def __init__(
+        self, follower: Follower, output: Output, *, passing: bool = False, lost: bytes = b""
+    ) -> None:
         self.passing = passing
-        self.losing = losing
+        self.losing = bool(lost)
         self.lost = 0
         self._follower = follower
         self._output = output
         self._reserve = Bucket(*RESERVE, now=output.clock())
         self._out: list[bytes] = []
-        self._parts: list[bytes] = []
+        self._parts = frames(lost)
+        self._kept = sum(map(len, self._parts))
         self._tail: deque[bytes] = deque()
         self._tail_size = 0
         self._untold = 0
         self._announced = False
+        follower.keep_ends()
         follower.on_frame = self._frame
         follower.on_message = self._message
-        if losing:
+        if lost:
             self._announce()
 
     def said(self) -> bytes:
@@ -148,6 +154,7 @@ class _Cut:
     def close(self) -> bytes:
         """Let everything pass from now on."""
         self._follower.on_frame = self._follower.on_message = None
+        self._follower.keeps_end = False
         return self.end()
 
     def end(self) -> bytes:
@@ -179,38 +186,46 @@ class _Cut:
         if index < 0:
             if not self.passing:
                 self._out.append(frame(body, flags=COMMAND))
-        elif self._follower.size > SMALL:
-            self._parts.clear()
-        else:
+        elif self._kept <= SMALL:
+            self._kept += len(body)
             self._parts.append(body)
 
     def _message(self, size: int) -> None:
-        parts, self._parts = self._parts, []
+        parts, self._parts, self._kept = self._parts, [], 0
         if self.passing:
             return
-        if self.losing or size > SMALL or not parts:
-            self._leave_out(size)
+        if self.losing or size > SMALL:
+            self._leave_out(size, self._end_of(parts))
             return
         wire = message(parts)
-        if kind_of(parts) in NEEDED:
-            wire = self.end() + wire
-            now = self._output.clock()
-            if self._reserve.level(now=now) > len(wire):
-                self._reserve.take(len(wire), now=now)
-                self._out.append(wire)
-                return
-        self._leave_out(size, wire)
+        if kind_of(parts) in NEEDED and self._take_reserve(len(wire)):
+            if self._take_reserve(self._tail_size, leaving=RESERVE[1] / 2):
+                self._out.append(self.end())
+            self._out.append(wire)
+        else:
+            self._leave_out(len(wire), wire)
 
-    def _leave_out(self, size: int, wire: bytes = b"") -> None:
-        size = len(wire) or size
+    def _take_reserve(self, size: int, *, leaving: float = 0.0) -> bool:
+        now = self._output.clock()
+        enough = self._reserve.level(now=now) - size >= leaving
+        if enough:
+            self._reserve.take(size, now=now)
+        return enough
+
+    def _end_of(self, parts: list[bytes]) -> bytes:
+        """The end of a long text, as a message of its own; nothing of anything else."""
+        if len(parts) != FRAMES + 1 or not parts[0].startswith(STREAM):
+            return b""
+        name = parts[0][len(STREAM) :].decode(errors="replace")
+        return self._output.text(name, end_of_text(parts[-1][-SMALL // 2 :]))
+
+    def _leave_out(self, size: int, wire: bytes) -> None:
         self._announce()
-        size = len(wire) or size
         self.lost += size + OVERHEAD
         self._untold += size
-        if not wire:
+        if size > SMALL:
             self._tail.clear()  # an end with a hole in it is none
             self._tail_size = 0
-            return
         self._tail.append(wire)
         self._tail_size += len(wire)
         while self._tail_size > SMALL:

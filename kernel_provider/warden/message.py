@@ -12,6 +12,8 @@ from typing import Any, Final
 from kernel_provider.warden import zmtp
 
 DELIMITER: Final = b"<IDS|MSG>"
+LONGEST_ESCAPE: Final = 12
+"""Bytes of one character in JSON at most: a pair of surrogates."""
 FRAMES: Final = 6
 """Of each message: delimiter, signature, header, parent, metadata, content; buffers follow."""
 
@@ -35,6 +37,17 @@ def signed(kind: str, content: Mapping[str, Any], *, parent: bytes, key: str) ->
         signature.update(part)
     proof = signature.hexdigest().encode() if key else b""
     return zmtp.message([kind.encode(), DELIMITER, proof, *parts])
+
+
+def end_of_text(content: bytes) -> str:
+    """The text at the end of a stream's content, whose beginning was cut off anywhere."""
+    text = content.removesuffix(b'"}')
+    for start in range(LONGEST_ESCAPE):
+        try:
+            return str(json.loads(b'"' + text[start:] + b'"', strict=False))
+        except ValueError:
+            continue
+    return ""
 
 
 def kind_of(parts: Sequence[bytes]) -> str:

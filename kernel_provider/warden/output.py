@@ -37,7 +37,7 @@ class Output:
     """One kernel's, over all connections: what runs, and what is done about too much.
 
     ``interrupt()`` is called once for each request, ``stop(why)`` once, from within a
-    pump. ``sign(text, request)`` makes a note to whoever sent the request.
+    pump. ``sign(stream, text, request)`` makes a message to whoever sent the request.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Output:
         *,
         interrupt: Callable[[], None] = lambda: None,
         stop: Callable[[str], None] = lambda _: None,
-        sign: "Callable[[str, Request], bytes]" = lambda _text, _request: b"",
+        sign: "Callable[[str, str, Request], bytes]" = lambda *_: b"",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limits = limits
@@ -66,7 +66,11 @@ class Output:
 
     def note(self, text: str) -> bytes:
         """A line for the cell that runs, or ran last, on the wire; none without one."""
-        return self._sign(f"\nexecutor-ml: {text}\n", self.request) if self.request else b""
+        return self.text("stderr", f"\nexecutor-ml: {text}\n")
+
+    def text(self, stream: str, text: str) -> bytes:
+        """A text in that cell, on the wire."""
+        return self._sign(stream, text, self.request) if self.request else b""
 
     def on_left_out(self, size: int) -> None:
         """So many bytes were left out on one connection since it was cut."""

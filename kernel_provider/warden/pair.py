@@ -196,7 +196,7 @@ class Pair:
         messages, size = down.follower.messages - messages, down.moved - moved
         budget.spend(size=size, messages=messages, since=since)
         if self.channel != IOPUB and self._meter.take(size=size, messages=messages) < 0:
-            self.relay.output.end("said it in replies, which can't be left out")
+            self.relay.output.end("part of it in replies, which can't be left out")
         if self.channel == SHELL and messages:
             self._answered(messages)
         if not alive:

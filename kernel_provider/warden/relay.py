@@ -64,6 +64,7 @@ class Relay:
         self.shutdown_requested = False
         self.holding = False
         self._awaited = 0
+        self._silenced = False
         self._outer: list[socket.socket] = []
         self._acceptors: list[Acceptor] = []
         self.most = most_pairs(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
@@ -94,9 +95,13 @@ class Relay:
         return sum(pair.subscribed for pair in self.pairs)
 
     def running(self) -> Request | None:
-        """The oldest request that the kernel has not answered."""
+        """The oldest request that the kernel has not answered.
+
+        Of one that was silenced no answer is believed: it is the last that was executed.
+        """
         heads = [pair.waiting[0] for pair in self.pairs if pair.waiting]
-        return min(heads, key=lambda request: request.number, default=None)
+        answered = self.output.request if self._silenced else None
+        return min(heads, key=lambda request: request.number, default=answered)
 
     def see_who_runs(self) -> None:
         """Tell the output's account when another request is executed."""
@@ -150,6 +155,7 @@ class Relay:
 
     def silence(self) -> None:
         """Hear no more of the kernel; its clients stay."""
+        self._silenced = True
         for pair in tuple(self.pairs):
             pair.orphan()
 

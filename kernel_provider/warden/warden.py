@@ -222,8 +222,8 @@ class Warden:
         from kernel_provider.warden.output import Output, OutputLimits  # noqa: PLC0415
         from kernel_provider.warden.zmtp import FrameLimits  # noqa: PLC0415
 
-        def sign(text: str, request: Request) -> bytes:
-            content = {"name": "stderr", "text": text}
+        def sign(stream: str, text: str, request: Request) -> bytes:
+            content = {"name": stream, "text": text}
             return signed("stream", content, parent=request.header, key=self.key)
 
         def stop(why: str) -> None:

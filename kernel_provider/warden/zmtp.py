@@ -50,7 +50,8 @@ class Follower:
     """Follows one direction of one connection.
 
     ``on_frame(index, body)``, where given, is called at the end of each frame with its
-    place in its message (-1 for a command) and its first ``CAPTURE`` bytes;
+    place in its message (-1 for a command) and its first ``CAPTURE`` bytes, or, where it
+    ``keeps_end``, its last ones;
     ``on_command(body)`` for commands alone, and may raise Violation; ``on_message(size)``
     at the end of each message while there is an ``on_frame``.
     ``messages`` counts finished messages; ``ready`` is true after the first command,
@@ -70,6 +71,7 @@ class Follower:
         self.on_frame = on_frame
         self.on_command = on_command
         self.on_message: Callable[[int], None] | None = None
+        self.keeps_end = False
         self.messages = 0
         self.ready = False
         self.parts = 0
@@ -127,8 +129,8 @@ class Follower:
                     return at
             if self._body:
                 step = min(self._body, end - at)
-                if self._keeps and len(self._kept) < CAPTURE:
-                    self._kept += data[at : at + min(step, CAPTURE - len(self._kept))]
+                if self._keeps:
+                    self._keep(data[at : at + step])
                 self._body -= step
                 at += step
                 if not self._body:
@@ -139,6 +141,18 @@ class Follower:
             if at < end:
                 at = self._read_head(data, at, end)
         return at
+
+    def keep_ends(self) -> None:
+        """Keep the ends of frames from now on, of the one under way as well."""
+        self.keeps_end = self._keeps = True
+
+    def _keep(self, data: memoryview) -> None:
+        kept = self._kept
+        if self.keeps_end:
+            kept += data[-CAPTURE:]
+            del kept[:-CAPTURE]
+        elif len(kept) < CAPTURE:
+            kept += data[: CAPTURE - len(kept)]
 
     def _pass_short(self, data: memoryview, at: int, end: int) -> int:
         """Pass short frames of messages that have come whole, and that nobody looks at.
@@ -260,6 +274,17 @@ def message(parts: list[bytes]) -> bytes:
     """One message on the wire."""
     *front, last = parts
     return b"".join([frame(part, flags=MORE) for part in front]) + frame(last)
+
+
+def frames(data: bytes) -> list[bytes]:
+    """The bodies of all frames that are whole, where one begins with the data."""
+    bodies, at = [], 0
+    while at < len(data):
+        body = at + (9 if data[at] & LONG else 2)
+        at = body + int.from_bytes(data[at + 1 : body], "big")
+        if body <= at <= len(data):
+            bodies.append(data[body:at])
+    return bodies
 
 
 def greeting() -> bytes:

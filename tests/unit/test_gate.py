@@ -35,6 +35,13 @@ def said(kind: str, text: str = "", *, buffers: Iterable[bytes] = ()) -> bytes:
     return message([*front, header, b"{}", b"{}", content, *buffers])
 
 
+def stream(name: str, text: str) -> bytes:
+    """What ipykernel sends when a program has printed."""
+    header = json.dumps({"msg_type": "stream", "msg_id": "m", "session": "s"}).encode()
+    content = json.dumps({"name": name, "text": text}, ensure_ascii=False).encode()
+    return message([b"stream." + name.encode(), b"<IDS|MSG>", b"s", header, b"{}", b"{}", content])
+
+
 IDLE, BUSY = said("status", "idle"), said("status", "busy")
 PRINT = said("stream", "x" * 1000)
 
@@ -49,7 +56,7 @@ class Subscriber:
             OutputLimits(request=limit, rate=rate, frames=FrameLimits()),
             interrupt=lambda: self.done.append("interrupt"),
             stop=self.done.append,
-            sign=lambda text, _: note(text),
+            sign=lambda name, text, _: note(text, name),
             clock=lambda: self.now,
         )
         self.follower = Follower(FrameLimits())
@@ -87,7 +94,7 @@ class Subscriber:
     @property
     def notes(self) -> list[str]:
         """What the relay itself said."""
-        return [c.rpartition(b"\nexec")[2].decode() for c in self.came if is_note(c)]
+        return [c.rpartition(b"\nexec")[2].decode() for c in self.came if b"\nexec" in c]
 
 
 def is_note(wire: bytes) -> bool:
@@ -135,6 +142,20 @@ def test_a_message_that_is_too_long_is_left_out_before_it_begins() -> None:
     assert len(client.wire) < 10_000
 
 
+@pytest.mark.parametrize("step", [5000, 70_000, 1 << 18])
+def test_the_end_of_a_text_in_one_long_message(step: int) -> None:
+    """Kernels gather what is printed: the last 32 KB of it are shown, whatever is in there."""
+    client = Subscriber()
+    text = "".join(f'{number} é \\ " \n' for number in range(200_000))
+    for data in (PRINT + stream("stdout", text), stream("stderr", text)):
+        client.wire = HANDSHAKE
+        client.hear(data + IDLE, step=step)
+        (end,) = (c for c in client.came if b"199999" in c)
+        shown = end.split(b"\0", 1)[1][8:].decode()
+        assert text.endswith(shown)
+        assert len(shown) > 25_000
+
+
 def test_a_long_message_that_fits_comes_whole() -> None:
     """However the pieces fall: it is measured when its size is told."""
     long = said("display_data", "x" * (LIMIT - 5000))
@@ -147,7 +168,7 @@ def test_a_long_message_that_fits_comes_whole() -> None:
 def test_no_forged_idle_makes_room() -> None:
     """Neither does any other word of the kernel's; silence does, slowly."""
     client = Subscriber()
-    client.hear((PRINT + IDLE + BUSY) * 3000)
+    client.hear((PRINT + IDLE + BUSY) * 6000)
     assert len(client.wire) < LIMIT + RESERVE[1] + (1 << 18)
     before = len(client.wire)
     client.hear((PRINT + IDLE + BUSY) * 300)
