@@ -70,6 +70,15 @@ class KernelPolicy:
     loopback: bool | str = False
     gpus: Gpus = 0
 
+    @property
+    def output(self) -> dict[str, int]:
+        """What a kernel may say: bytes for each request, a second, and in one message."""
+        return {
+            "limit": self.output_limit,
+            "rate": self.output_rate,
+            "message": self.message_size,
+        }
+
 
 _PARSERS: Final[Mapping[str, Callable[[object], Any]]] = {
     **LIMITS,

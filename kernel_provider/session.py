@@ -119,6 +119,7 @@ class Session:
             "cwd": names.WORKSPACE if workspace else cwd,
             "workspace": workspace.folder if workspace else "",
             "subscribers": self._subscribers,
+            "output": policy.output,
         }
         brought: list[HasFileno] = [*self._outer, *([workspace] if workspace else [])]
         self.recipe = recipe

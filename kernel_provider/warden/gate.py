@@ -37,6 +37,7 @@ class Gate:
         self._meter = Meter(output)
         self._held = b""  # the beginning of a message that may turn out to be too long
         self._passing = True  # the beginning of what is under way was passed on
+        self._room = float(SMALL)  # there was for what is under way, when it began
         self._cut: _Cut | None = None
 
     @property
@@ -67,6 +68,8 @@ class Gate:
             self._passing = False
         if follower.between or self._passing:
             passed = self._with_held(data)
+            if self._passing and follower.size > self._room:
+                self._output.end("sent more of it in buffers, which can't be left out")
         elif follower.size > max(room, SMALL):
             passed = self._with_held(data[:begun]) if begun else b""
             lost = bytes(self._with_held(data[begun:]))
@@ -74,7 +77,7 @@ class Gate:
             return bytes(passed) + self._cut.said()
         elif follower.size > SMALL or left < 0:
             passed = self._with_held(data)
-            self._passing = True
+            self._passing, self._room = True, max(room, SMALL)
         else:
             passed = self._with_held(data[:begun]) if begun else b""
             self._held += data[begun:]

@@ -13,8 +13,7 @@ class Order:
     """The sandbox, its engine, its folder, and how long (s) it may take to serve.
 
     ``folder`` holds the warden's socket ``w``; the spec mounts its sub-folder ``r``.
-    ``digest`` names what claims the sandbox can serve, where it lies on the shelf. What the
-    kernel may say is in bytes: for each request, a second, and in one message.
+    ``digest`` names what claims the sandbox can serve, where it lies on the shelf.
     """
 
     engine: str
@@ -22,9 +21,6 @@ class Order:
     spec: SandboxSpec
     folder: str
     startup_timeout: float
-    output_limit: int
-    output_rate: int
-    message_size: int
     digest: str = ""
 
     def to_json(self) -> str:

@@ -229,10 +229,11 @@ class Warden:
         def stop(why: str) -> None:
             self.loop.after(0, partial(self.on_excess, why))
 
+        assert self.claim is not None
         limits = OutputLimits(
-            request=self.order.output_limit,
-            rate=self.order.output_rate,
-            frames=FrameLimits(message=self.order.message_size),
+            request=self.claim.output["limit"],
+            rate=self.claim.output["rate"],
+            frames=FrameLimits(message=self.claim.output["message"]),
         )
         return Output(limits, interrupt=self.on_flood, stop=stop, sign=sign)
 
@@ -359,7 +360,8 @@ class Warden:
 
     def on_flood(self) -> None:
         """The kernel goes on where its output is left out already: interrupt it."""
-        limit = self.order.output_limit / 2**20
+        assert self.relay is not None
+        limit = self.relay.output.limits.request / 2**20
         text = f"interrupted, since it said more than {limit:g} MB twice over in one cell"
         self.owners.say({"event": "trouble", "text": text})
         self.signal("INT")
@@ -371,7 +373,7 @@ class Warden:
         if self.ending.begun or self.relay is None:
             return
         self.relay.silence()
-        self.ending.die(of_output(self.order.output_limit, why))
+        self.ending.die(of_output(self.relay.output.limits.request, why))
         threading.Thread(target=self.signal, args=("KILL",), daemon=True).start()
 
     def on_end(self, status: int | None, *, violation: str = "") -> None:

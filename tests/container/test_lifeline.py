@@ -64,7 +64,14 @@ def say(folder: str, order: Mapping[str, Any]) -> dict[str, Any]:
         return answer
 
 
-CLAIM = {"op": "claim", "key": "another", "env": {}, "cwd": "", "subscribers": 0}
+CLAIM = {
+    "op": "claim",
+    "key": "another",
+    "env": {},
+    "cwd": "",
+    "subscribers": 0,
+    "output": {"limit": 1 << 20, "rate": 1 << 20, "message": 1 << 20},
+}
 
 
 def test_a_second_claim_is_refused(shared_kernel: Pair) -> None:
@@ -177,9 +184,6 @@ def unclaimed(folder: Path, policy: KernelPolicy) -> Iterator[subprocess.Popen[b
         spec=sandbox_spec(policy, rendezvous=f"{folder}/r"),
         folder=str(folder),
         startup_timeout=30,
-        output_limit=128 << 20,
-        output_rate=1 << 20,
-        message_size=128 << 20,
     )
     package = str(Path(kernel_provider.__file__).parent.parent)
     with socket.socket(socket.AF_UNIX) as listener:

@@ -230,13 +230,16 @@ def test_what_was_kept_is_there_for_last_words() -> None:
 
 
 def test_buffers_that_follow_come_with_what_they_belong_to() -> None:
-    """The known gap: their sizes are told after the message has begun. Then it is shut."""
+    """They can't be left out once that has begun; too many of them are the kernel's end."""
     client = Subscriber()
     long = said("comm_msg", "x" * 70_000, buffers=[bytes(1 << 20), bytes(1 << 20)])
     client.hear(long + PRINT * 10 + IDLE, step=10_000)
     assert client.came[0] == long
     assert client.came[-1] == IDLE
-    assert len(client.notes) == 1
+    assert client.done == ["sent more of it in buffers, which can't be left out"]
+    fitting = Subscriber()
+    fitting.hear(said("comm_msg", "x" * 70_000, buffers=[bytes(400_000)] * 2), step=10_000)
+    assert fitting.done == []
 
 
 def test_what_is_no_message_is_left_out_too() -> None:

@@ -130,9 +130,6 @@ def test_a_request_reaches_the_warden_as_it_is(gpus: int | str | tuple[str, ...]
         spec=sandbox_spec(KernelPolicy(gpus=gpus, loopback=True), rendezvous="/r"),
         folder="/f",
         startup_timeout=1.0,
-        output_limit=128 << 20,
-        output_rate=1 << 20,
-        message_size=128 << 20,
     )
     assert Order.from_json(order.to_json()) == order
 

@@ -244,9 +244,6 @@ def test_a_claim_that_would_block_is_refused(bench: Bench) -> None:
         spec=sandbox_spec(KernelPolicy(), rendezvous=f"{folder}/r"),
         folder=str(folder),
         startup_timeout=1,
-        output_limit=128 << 20,
-        output_rate=1 << 20,
-        message_size=128 << 20,
     )
     began = time.monotonic()
     with pytest.raises(EnvironmentTooLargeError) as caught:

@@ -7,29 +7,28 @@ from kernel_provider.policy import KernelPolicy
 from kernel_provider.warden.order import Order
 from kernel_provider.warden.wishes import Attach, Claim, Signal, Stop, Wish, parse_wish
 
-CLAIM = {"op": "claim", "key": "k", "env": {"A": "1"}, "cwd": "", "subscribers": 2}
+OUTPUT = {"limit": 1, "rate": 2, "message": 3}
+CLAIM = {
+    "op": "claim",
+    "key": "k",
+    "env": {"A": "1"},
+    "cwd": "",
+    "subscribers": 2,
+    "output": OUTPUT,
+}
 
 
 def test_an_order_arrives_as_it_was_given() -> None:
     """Through a pipe, and equal in all its parts."""
     spec = sandbox_spec(KernelPolicy(env={"A": "1"}), rendezvous="/w/r")
-    order = Order(
-        engine="docker",
-        address="/s",
-        spec=spec,
-        folder="/w",
-        startup_timeout=1.5,
-        output_limit=1,
-        output_rate=2,
-        message_size=3,
-    )
+    order = Order(engine="docker", address="/s", spec=spec, folder="/w", startup_timeout=1.5)
     assert Order.from_json(order.to_json()) == order
 
 
 @pytest.mark.parametrize(
     ("told", "wish"),
     [
-        (CLAIM, Claim(key="k", env={"A": "1"}, cwd="", subscribers=2)),
+        (CLAIM, Claim(key="k", env={"A": "1"}, cwd="", subscribers=2, output=OUTPUT)),
         ({"op": "attach", "key": "k"}, Attach(key="k")),
         ({"op": "signal", "signal": "INT"}, Signal(signal="INT")),
         ({"op": "stop"}, Stop()),
