@@ -57,6 +57,9 @@ class KernelPolicy:
     shm_size: int = 64 * MIB
     workspace: str = "none"
     workspace_size: int = 64 * MIB
+    output_limit: int = 128 * MIB
+    output_rate: int = MIB
+    message_size: int = 128 * MIB
     mounts: Mapping[str, str] = field(default_factory=dict)
     models: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
@@ -66,6 +69,15 @@ class KernelPolicy:
     startup_timeout: float = 55.0
     loopback: bool | str = False
     gpus: Gpus = 0
+
+    @property
+    def output(self) -> dict[str, int]:
+        """What a kernel may say: bytes for each request, a second, and in one message."""
+        return {
+            "limit": self.output_limit,
+            "rate": self.output_rate,
+            "message": self.message_size,
+        }
 
 
 _PARSERS: Final[Mapping[str, Callable[[object], Any]]] = {

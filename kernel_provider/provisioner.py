@@ -20,11 +20,15 @@ from kernel_provider.link import Death
 from kernel_provider.policy import KernelPolicy, parse_policy
 from kernel_provider.session import Session
 from kernel_provider.trace import Trace
+from kernel_provider.values import MIB
 from kernel_provider.warden.rendezvous import CHANNELS
 from kernel_provider.workspace import Workspace, copy_folder
 
 PASSED_ON: Final = ("TZ", "NBGRADER_EXECUTION", "NBGRADER_VALIDATING")
 """The only variables of the client's environment that reach a sandbox (D8)."""
+
+OF_SERVERS: Final = {"output_limit": ("a Jupyter server", 32 * MIB)}
+"""Defaults where browsers show what kernels say: a server keeps it until they have it."""
 
 POLL: Final = 0.02
 STOP_WITHIN: Final = 10.0
@@ -82,6 +86,8 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
         own = {"env": self._own_environment}
         parse_policy(own, ceilings=Ceilings(), source=source)
         ceilings = read_ceilings(os.environ, traits=self.said())
+        if self._is_a_servers():
+            ceilings = replace(ceilings, defaults={**OF_SERVERS, **ceilings.defaults})
         return parse_policy(self.config_given, ceilings=ceilings, source=source)
 
     @property

@@ -138,6 +138,7 @@ class Session:
             "workspace": workspace.folder if workspace else "",
             "kernel": self.name,
             "subscribers": self._subscribers,
+            "output": policy.output,
         }
         brought: list[HasFileno] = [*self._outer, *([workspace] if workspace else [])]
         self.recipe = recipe

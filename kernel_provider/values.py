@@ -27,8 +27,16 @@ Limit = float | bool | str | tuple[str, ...]
 
 _DEVICE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._/=-]*")
 
-SIZES: Final = ("memory", "tmp_size", "shm_size", "workspace_size")
-"""The settings that are bytes."""
+SIZES: Final = (
+    "memory",
+    "tmp_size",
+    "shm_size",
+    "workspace_size",
+    "output_limit",
+    "output_rate",
+    "message_size",
+)
+"""The settings that are bytes; of ``output_rate``, a second."""
 
 
 def parse_size(text: object) -> int:

@@ -6,9 +6,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from kernel_provider.warden.loop import Loop
+from kernel_provider.warden.output import Output, OutputLimits
 from kernel_provider.warden.relay import Relay
 from kernel_provider.warden.rendezvous import CHANNELS, IOPUB, SHELL
 from kernel_provider.warden.zmtp import FrameLimits, frame, greeting, message, ready
@@ -31,7 +33,17 @@ def kernels_handshake(channel: int) -> bytes:
     return greeting() + ready(b"XPUB" if channel == IOPUB else b"ROUTER")
 
 
-REPLY = message([b"<IDS|MSG>", b"signature", b"{}", b"{}", b"{}", b"{}"])
+def note(text: str, stream: str = "stderr") -> bytes:
+    """What the relay says for itself, on the wire."""
+    return message([b"note", stream.encode(), text.encode()])
+
+
+def said(content: bytes) -> bytes:
+    """A message on a kernel's wire: as many parts as Jupyter's have."""
+    return message([b"<IDS|MSG>", b"signature", b"{}", b"{}", b"{}", content])
+
+
+REPLY = said(b"{}")
 
 
 class Bench:
@@ -45,7 +57,14 @@ class Bench:
         self.violations: list[tuple[str, str]] = []
         self.opened: list[socket.socket] = []
         self.background: list[threading.Thread] = []
-        self.relay = Relay(self.loop, self.connect, self.on_violation, FrameLimits())
+        self.excess: list[str] = []
+        self.output = Output(
+            OutputLimits(request=128 << 20, rate=1 << 20, frames=FrameLimits()),
+            interrupt=partial(self.excess.append, "interrupt"),
+            stop=self.excess.append,
+            sign=lambda name, text, _: note(text, name),
+        )
+        self.relay = Relay(self.loop, self.connect, self.on_violation, self.output)
         self.thread = threading.Thread(target=self.loop.run, daemon=True)
 
     def connect(self, channel: int) -> socket.socket:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -19,11 +19,12 @@ BARE: Final = ("jupyter-server", "--ServerApp.jpserver_extensions={}")
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """A running Jupyter server's port and token, and the file that it logs to."""
+    """A running Jupyter server's port and token, the file that it logs to, and its pid."""
 
     port: int
     token: str
     log: Path
+    pid: int = 0
 
     def ask(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
         """One request of its REST API."""
@@ -89,7 +90,7 @@ def serving(
                 break
             except OSError:
                 time.sleep(0.1)
-        yield server
+        yield replace(server, pid=process.pid)
     finally:
         (process.kill if kill else process.terminate)()
         process.wait(30)

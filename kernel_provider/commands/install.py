@@ -16,7 +16,7 @@ from kernel_provider import kernelspecs
 from kernel_provider.ceilings import read_ceilings
 from kernel_provider.errors import SandboxError
 from kernel_provider.policy import KernelPolicy, parse_policy
-from kernel_provider.values import WORKSPACES, show
+from kernel_provider.values import SIZES, WORKSPACES, show
 
 SOURCE: Final = "the command line"
 NUMBERS: Final = ("cpus", "pids", "pool", "park_ttl", "startup_timeout")
@@ -91,6 +91,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workspace", choices=WORKSPACES, help="copy: copy the notebook's folder in at each start"
     )
     parser.add_argument("--workspace-size", metavar="SIZE", help="of that copy at most, as 64m")
+    parser.add_argument("--output-limit", metavar="SIZE", help="output of each cell, as 32m")
+    parser.add_argument("--output-rate", metavar="SIZE", help="and so much more a second, as 1m")
+    parser.add_argument("--message-size", metavar="SIZE", help="of one message at most, as 64m")
     parser.add_argument(
         "--model",
         action="append",
@@ -137,8 +140,7 @@ def main(args: argparse.Namespace) -> int:
 
 def config_of(args: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given. Raises KernelspecError for half a pair."""
-    sizes = ("memory", "tmp_size", "shm_size", "workspace_size")
-    plain = ("image", "workspace", *sizes, *NUMBERS, *WORDS)
+    plain = ("image", "workspace", *SIZES, *NUMBERS, *WORDS)
     config: dict[str, Any] = {
         key: getattr(args, key) for key in plain if getattr(args, key) is not None
     }

@@ -43,6 +43,7 @@ EXIT_CODES: Final[Mapping[int, str]] = {
     72: "the image is missing, or of another version",
     73: "the folder for kernel sockets cannot be used",
     ExitCode.NOT_SAVED: "the executed notebook could not be written",
+    ExitCode.PROTOCOL_BROKEN: "the kernel sent what is no message of Jupyter's",
     77: "this user may not use the container engine",
     78: "a setting, limit, mount or kernel that is not possible",
     ExitCode.INTERRUPTED: "Ctrl-C; what there was is saved",
@@ -206,7 +207,7 @@ def explain(result: RunResult, output: Path | None) -> tuple[str, str]:
                 f"{where}: {reason}",
                 f"load less at once, or give it more than {result.limits['memory']} with --memory",
             )
-        case ExitCode.KERNEL_DIED:
+        case ExitCode.KERNEL_DIED | ExitCode.PROTOCOL_BROKEN:
             died = result.death
             return (f"{where}: {died.reason if died else ''}", died.remedy if died else "")
         case _:

@@ -1,9 +1,13 @@
 """nbclient with a bound on what a sandbox can make this process keep."""
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+
+from kernel_provider.run.model import KernelProtocolError
+from kernel_provider.run.protocol import judging
 
 MOST_OUTPUT: Final = 100 * 1024 * 1024
 """Characters of outputs and widgets that a run keeps, cleared ones included; writing them
@@ -17,12 +21,19 @@ class BoundedClient(NotebookClient):
     """Drops outputs beyond ``most_output``, and says so once."""
 
     most_output = MOST_OUTPUT
+    report: Callable[[KernelProtocolError], None] = staticmethod(lambda _: None)
     _heard = 0
 
     def process_message(
         self, msg: dict[str, Any], cell: NotebookNode, cell_index: int
     ) -> NotebookNode | None:
-        """As nbclient's, unless there is no room."""
+        """As nbclient's, unless there is no room, or it can't be: that is reported."""
+        with judging(self.report):
+            return self._process(msg, cell, cell_index)
+
+    def _process(
+        self, msg: dict[str, Any], cell: NotebookNode, cell_index: int
+    ) -> NotebookNode | None:
         full = self._heard > self.most_output
         if msg["msg_type"] not in _ALWAYS:
             if full:

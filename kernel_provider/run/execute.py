@@ -24,6 +24,7 @@ from kernel_provider.run.model import (
     CellReport,
     Ending,
     ExitCode,
+    KernelProtocolError,
     OutputError,
     Progress,
     RunRequest,
@@ -54,7 +55,11 @@ OUTPUT_WITHIN: Final = 60
 LONGEST: Final = 10_000
 """Characters of an exception's message in a report; the notebook has it whole."""
 
-OUT_OF_MEMORY: Final = "MemoryLimitExceeded"
+OF_DEATHS: Final = {
+    "MemoryLimitExceeded": ExitCode.OUT_OF_MEMORY,
+    "ProtocolViolation": ExitCode.PROTOCOL_BROKEN,
+}
+"""Deaths that have a code of their own."""
 
 
 def run_notebook(request: RunRequest, text: str, progress: Progress) -> RunResult:
@@ -172,6 +177,7 @@ class _Run:
             log=self.kernel.log,
         )
         nb.kc = client
+        nb.report = client.report
         nb.reset_execution_trackers()
         return nb
 
@@ -193,6 +199,8 @@ class _Run:
                 return None
             if not starting and self.kernel.death is not None:
                 return ExitCode.KERNEL_DIED
+            if not starting and self.kernel.offence is not None:
+                return ExitCode.PROTOCOL_BROKEN
             if self.wishes.stop is not None:
                 return self.wishes.stop
             if time.monotonic() > self.deadline:
@@ -214,9 +222,12 @@ class _Run:
             self._judge(task, cell)
         elif code is ExitCode.KERNEL_DIED:
             await self._hear_last_words(task, cell)
+        elif code is ExitCode.PROTOCOL_BROKEN:
+            self._accuse(cell)
         else:
             await self._stop(task, cell, code)
-        with suppress(DeadKernelError, CellExecutionError, asyncio.CancelledError):
+        quiet = (DeadKernelError, CellExecutionError, KernelProtocolError)
+        with suppress(*quiet, asyncio.CancelledError):
             task.cancel()
             await task
         cell.report = replace(cell.report, seconds=round(time.monotonic() - cell.begun, 3))
@@ -224,6 +235,9 @@ class _Run:
     def _judge(self, task: asyncio.Task[Any], cell: _Cell) -> None:
         """A cell that ended by itself."""
         error = task.exception()
+        if self.kernel.offence is not None:
+            self._accuse(cell)
+            return
         if error is not None and not isinstance(error, CellExecutionError):
             raise error
         state = "error" if self.raised else "ok"
@@ -279,9 +293,16 @@ class _Run:
                 break
             await asyncio.wait({task}, timeout=LOOK / 5)
         self.death = Ending(name=death.name, reason=death.reason, remedy=death.remedy)
-        oom = death.name == OUT_OF_MEMORY
-        code = ExitCode.OUT_OF_MEMORY if oom else ExitCode.KERNEL_DIED
+        code = OF_DEATHS.get(death.name, ExitCode.KERNEL_DIED)
         self._blame(cell, code, "died", self.death)
+
+    def _accuse(self, cell: _Cell) -> None:
+        """Say in the cell that its kernel broke the protocol: nothing it says is believed."""
+        offence = self.kernel.offence
+        assert offence is not None  # noqa: S101  whoever calls this has seen it
+        reason, _, remedy = str(offence).partition("\nFix: ")
+        self.death = Ending(name="ProtocolViolation", reason=f"{reason}.", remedy=remedy)
+        self._blame(cell, ExitCode.PROTOCOL_BROKEN, "died", self.death)
 
     def _blame(self, cell: _Cell, code: ExitCode, state: str, why: Ending) -> None:
         """Say in the cell what ended it, and what to do; the report has the reason."""

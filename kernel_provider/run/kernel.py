@@ -1,11 +1,11 @@
 """The kernel of a run: an installed kernelspec with this run's limits, in a sandbox."""
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 
@@ -13,7 +13,8 @@ from kernel_provider import kernelspecs
 from kernel_provider.errors import ConfigError, SandboxError, StartError
 from kernel_provider.link import Death
 from kernel_provider.provisioner import SandboxProvisioner
-from kernel_provider.run.model import OutsideKernelError
+from kernel_provider.run.model import KernelProtocolError, OutsideKernelError
+from kernel_provider.run.protocol import Client, bound
 from kernel_provider.values import show
 
 OPTIONS: Final = "the options of executor-ml run"
@@ -34,18 +35,6 @@ class _Specs(KernelSpecManager):  # type: ignore[misc, unused-ignore]
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:  # noqa: ARG002
         """The one."""
         return self._spec
-
-
-class _Client(AsyncKernelClient):
-    """A client that leaves it to the runner to see that a kernel died.
-
-    nbclient asks once a second, and stops listening when the answer is no; the last
-    words may come after that.
-    """
-
-    async def is_alive(self) -> bool:  # type: ignore[override, unused-ignore]
-        """Yes, as far as nbclient needs to know."""
-        return True
 
 
 def merged(spec: KernelSpec, overrides: Mapping[str, Any]) -> KernelSpec:
@@ -103,13 +92,13 @@ class Kernel:
         self.manager = AsyncKernelManager(
             kernel_name=name,
             kernel_spec_manager=_Specs(self.spec),
-            client_factory=_Client,
+            client_factory=Client,
             log=_QUIET,
         )
-        self.client: AsyncKernelClient | None = None
+        self.client: Client | None = None
         self.language_info: dict[str, Any] = {}
 
-    async def start(self, folder: str) -> AsyncKernelClient:
+    async def start(self, folder: str) -> Client:
         """A client of a kernel that serves.
 
         Raises SandboxError; ``end`` is still to be called.
@@ -121,17 +110,21 @@ class Kernel:
         except NoSuchKernel as error:
             reason = f"Jupyter does not find the provisioner {kernelspecs.PROVISIONER}"
             raise StartError(reason=reason, last_words="") from error
-        self.client = self.manager.client()
-        self.client.start_channels()
-        self.client.allow_stdin = False
+        client = self.manager.client()
+        assert isinstance(client, Client)  # noqa: S101  by the factory above
+        self.client = client
+        bound(client.context, self._message_size)
+        client.start_channels()
+        client.allow_stdin = False
         try:
-            await self.client.wait_for_ready(timeout=READY_WITHIN)
-            info = await self.client.kernel_info(reply=True, timeout=READY_WITHIN)
+            async with asyncio.timeout(READY_WITHIN):  # it also reads until nothing comes
+                await client.wait_for_ready(timeout=READY_WITHIN)
+                info = await client.kernel_info(reply=True, timeout=READY_WITHIN)
         except (RuntimeError, TimeoutError) as error:
             reason = str(self.death or f"it does not answer within {READY_WITHIN} s")
             raise StartError(reason=reason, last_words="") from error
         self.language_info = info["content"]["language_info"]
-        return self.client
+        return client
 
     def _named(self, error: ConfigError) -> SandboxError:
         """The same error, but for who asked: an option, where one did."""
@@ -152,6 +145,17 @@ class Kernel:
         """How it ended; None while it lives."""
         held = self._provisioner
         return held.session.death if held is not None and held.session is not None else None
+
+    @property
+    def offence(self) -> KernelProtocolError | None:
+        """The first message that was none; None while all were."""
+        return self.client.offence if self.client is not None else None
+
+    @property
+    def _message_size(self) -> int:
+        held = self._provisioner
+        assert held is not None  # noqa: S101  it was started
+        return held.policy.message_size
 
     @property
     def limits(self) -> dict[str, Any]:

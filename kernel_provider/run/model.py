@@ -24,6 +24,7 @@ class ExitCode(IntEnum):
     KERNEL_DIED = 14
     BAD_INPUT = 66
     NOT_SAVED = 74
+    PROTOCOL_BROKEN = 76
     INTERRUPTED = 130
     TERMINATED = 143
 
@@ -39,6 +40,14 @@ class InputError(SandboxError):
     exit_code = int(ExitCode.BAD_INPUT)
     summary = "{what}: {reason}"
     fix = "{remedy}"
+
+
+class KernelProtocolError(SandboxError):
+    """A kernel sent what is no message of Jupyter's; its run is over."""
+
+    exit_code = int(ExitCode.PROTOCOL_BROKEN)
+    summary = "the kernel broke the message protocol: {reason}"
+    fix = "look for code that sends messages itself, in the notebook and in what it imports"
 
 
 class OutputError(SandboxError):

@@ -196,6 +196,16 @@ def _refused(facts: Facts) -> str:
     )
 
 
+def of_output(limit: int, why: str) -> Cause:
+    """The end of a kernel that said more than its ``limit`` (bytes); ``why`` it had to."""
+    return Cause(
+        name="OutputLimitExceeded",
+        reason=f"the kernel said more than its {limit / MIB:g} MB of output and {why}.",
+        remedy='Variables are lost; write less, or raise "output_limit" in the kernelspec.',
+        exit_code=128 + signal.SIGKILL,
+    )
+
+
 def of_crash(error: Exception) -> Cause:
     """The end of a kernel whose warden met an error that nobody foresaw."""
     return Cause(

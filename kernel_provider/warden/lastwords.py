@@ -6,10 +6,7 @@ shows it in the cell and nbclient saves it. A client that was cut off in the mid
 a message connects anew, and hears them from a publisher that stands in.
 """
 
-import json
-import os
 import socket
-import time
 from collections.abc import Callable
 from typing import Final
 
@@ -17,11 +14,11 @@ from kernel_provider.warden import zmtp
 from kernel_provider.warden.acceptor import Acceptor
 from kernel_provider.warden.death import Cause
 from kernel_provider.warden.loop import READ, Loop
+from kernel_provider.warden.message import signed
 from kernel_provider.warden.pair import Pair, Request
 from kernel_provider.warden.relay import Relay
 from kernel_provider.warden.rendezvous import IOPUB
 
-DELIMITER: Final = b"<IDS|MSG>"
 PATIENCE: Final = 0.6
 """Seconds for clients that were cut off to come back; libzmq tries after 0.1."""
 FLUSH: Final = 0.05
@@ -30,35 +27,13 @@ FLUSH: Final = 0.05
 
 def compose(cause: Cause, request: Request, key: str) -> bytes:
     """An iopub ``error`` message on the wire, signed, answering ``request``."""
-    import hashlib  # noqa: PLC0415  4 MB that a warden needs only at the end
-    import hmac  # noqa: PLC0415
-
     text = f"{cause.reason} {cause.remedy}"
-    session = json.loads(request.header).get("session", "")
-    header = {
-        "msg_id": os.urandom(16).hex(),
-        "msg_type": "error",
-        "username": "executor-ml",
-        "session": session,
-        "date": time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime()),
-        "version": "5.3",
-    }
     content = {
         "ename": cause.name,
         "evalue": text,
         "traceback": [f"\x1b[0;31m{cause.name}\x1b[0m: {text}"],
     }
-    parts = [
-        json.dumps(header).encode(),
-        request.header,
-        b"{}",
-        json.dumps(content).encode(),
-    ]
-    signature = hmac.new(key.encode(), digestmod=hashlib.sha256)
-    for part in parts:
-        signature.update(part)
-    signed = signature.hexdigest().encode() if key else b""
-    return zmtp.message([b"error", DELIMITER, signed, *parts])
+    return signed("error", content, parent=request.header, key=key)
 
 
 class LastWords:
@@ -82,12 +57,13 @@ class LastWords:
         loop.after(PATIENCE, self._finish)
 
     def _insert(self, pair: Pair) -> bool:
-        """Add the words to a stream that stands between two messages."""
+        """Add the words, after the end of what was cut, between two messages."""
         down = pair.down
-        if down.pending or not down.follower.between:
+        if not down.between:
             return False
+        words = (down.gate.rest() if down.gate is not None else b"") + self.words
         try:
-            return bool(down.sink.send(self.words) == len(self.words))
+            return bool(down.sink.send(words) == len(words))
         except OSError:
             return False
 

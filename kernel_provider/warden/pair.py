@@ -8,14 +8,23 @@ import json
 import socket
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from kernel_provider.warden.gate import Gate
 from kernel_provider.warden.guard import KernelCommands
 from kernel_provider.warden.loop import ENDED, ENDS, READ, WRITE, Timer
+from kernel_provider.warden.message import FRAMES
+from kernel_provider.warden.output import Meter
 from kernel_provider.warden.pump import Pump, SinkGoneError
-from kernel_provider.warden.rendezvous import CHANNELS, CONTROL, IOPUB, SHELL
-from kernel_provider.warden.zmtp import OF_CLIENTS, Follower, Violation, is_subscription
+from kernel_provider.warden.rendezvous import CHANNELS, CONTROL, HEARTBEAT, IOPUB, SHELL
+from kernel_provider.warden.zmtp import (
+    OF_CLIENTS,
+    Follower,
+    FrameLimits,
+    Violation,
+    is_subscription,
+)
 
 if TYPE_CHECKING:
     from kernel_provider.warden.relay import Relay
@@ -40,6 +49,9 @@ the next kernel waits for them.
 """
 UNTAKEN: Final = 60.0
 """Seconds that what a client said before it left may wait for the kernel to read it."""
+
+BEAT: Final = 4096
+"""Bytes of a heartbeat; clients send four, and get them back."""
 
 ANSWERED: Final = frozenset(
     f"{name}_request"
@@ -80,6 +92,7 @@ class Pair:
         self.kernel: socket.socket | None = None
         self.subscribed = False
         self.waiting: deque[Request] = deque()
+        self._meter = Meter(relay.output)
         self._waited = 0.0
         self._greeted = False
         self._timer: Timer | None = None
@@ -94,15 +107,22 @@ class Pair:
         except OSError:
             self.close()
             return
-        limits, buffer = self.relay.limits, self.relay.buffer
-        from_client, from_kernel = Follower(OF_CLIENTS), Follower(limits)
+        buffer = self.relay.buffer
+        from_client, from_kernel = Follower(OF_CLIENTS), Follower(self._limits())
         if self.channel in (SHELL, IOPUB, CONTROL):
             from_client.on_frame = self._look
         from_kernel.on_command = KernelCommands(CHANNELS[self.channel])
         self.up = Pump(self.client, self.kernel, from_client, buffer)
-        self.down = Pump(self.kernel, self.client, from_kernel, buffer)
+        gate = Gate(from_kernel, self.relay.output) if self.channel == IOPUB else None
+        self.down = Pump(self.kernel, self.client, from_kernel, buffer, gate)
         self.up.held = self.relay.holding and self.channel in (SHELL, CONTROL)
         self._watch()
+
+    def _limits(self) -> FrameLimits:
+        """What the kernel may say here: Jupyter's messages, or a heart's beat."""
+        if self.channel == HEARTBEAT:
+            return replace(self.relay.limits, message=BEAT)
+        return replace(self.relay.limits, least_parts=FRAMES)
 
     def _connect_later(self) -> None:
         first, most = RETRY
@@ -173,8 +193,10 @@ class Pair:
         except SinkGoneError:
             self.close()
             return False
-        messages = down.follower.messages - messages
-        budget.spend(size=down.moved - moved, messages=messages, since=since)
+        messages, size = down.follower.messages - messages, down.moved - moved
+        budget.spend(size=size, messages=messages, since=since)
+        if self.channel != IOPUB and self._meter.take(size=size, messages=messages) < 0:
+            self.relay.output.end("part of it in replies, which can't be left out")
         if self.channel == SHELL and messages:
             self._answered(messages)
         if not alive:
@@ -255,9 +277,11 @@ class Pair:
         elif self.channel == SHELL and isinstance(kind, str) and kind in ANSWERED:
             self.relay.requests += 1
             self.waiting.append(Request(header=header, kind=kind, number=self.relay.requests))
+            self.relay.see_who_runs()
 
     def _answered(self, count: int) -> None:
         """A kernel answers each connection's requests in their order, one reply each."""
         for _ in range(min(count, len(self.waiting))):
             self.waiting.popleft()
+        self.relay.see_who_runs()
         self.relay.on_answer()

@@ -7,6 +7,7 @@ flood waits with the sender.
 import socket
 from typing import Final
 
+from kernel_provider.warden.gate import Gate
 from kernel_provider.warden.zmtp import Follower
 
 CHUNK: Final = 256 * 1024
@@ -21,7 +22,8 @@ class SinkGoneError(Exception):
 class Pump:
     """One direction: reads ``source``, follows the framing, writes ``sink``.
 
-    While it is ``held`` it reads nothing; ``moved`` counts the bytes that it has read.
+    While it is ``held`` it reads nothing; ``moved`` counts the bytes that it has read. A
+    ``gate`` says what of them is written.
     """
 
     def __init__(
@@ -30,10 +32,12 @@ class Pump:
         sink: socket.socket,
         follower: Follower,
         buffer: bytearray,
+        gate: Gate | None = None,
     ) -> None:
         self.source = source
         self.sink = sink
         self.follower = follower
+        self.gate = gate
         self.held = False
         self.moved = 0
         self.pending = b""
@@ -59,11 +63,21 @@ class Pump:
                 return False
             most -= count
             self.moved += count
-            data = self._buffer[:count]
-            self.follower.feed(data)
-            if not self._send(data):
+            if not self._send(self._follow(self._buffer[:count])):
                 return True
         return True
+
+    @property
+    def between(self) -> bool:
+        """Whether another message may be written to ``sink``."""
+        followed = self.follower if self.gate is None else self.gate
+        return followed.between and not self.pending
+
+    def _follow(self, data: memoryview) -> memoryview | bytes:
+        if self.gate is not None:
+            return self.gate.take(data)
+        self.follower.feed(data)
+        return data
 
     def _send(self, data: memoryview | bytes) -> bool:
         try:

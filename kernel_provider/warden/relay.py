@@ -16,10 +16,10 @@ from typing import Final
 from kernel_provider.warden.acceptor import Acceptor
 from kernel_provider.warden.budget import Budget
 from kernel_provider.warden.loop import Loop
+from kernel_provider.warden.output import Output
 from kernel_provider.warden.pair import Pair, Request
 from kernel_provider.warden.pump import CHUNK
 from kernel_provider.warden.rendezvous import CHANNELS
-from kernel_provider.warden.zmtp import FrameLimits
 
 HOLD: Final = 1.0
 """Seconds that requests wait, at the most, for subscribers to come back after a restart.
@@ -38,7 +38,7 @@ RESERVED: Final = 64
 class Relay:
     """All connections of one sandbox.
 
-    ``connect(channel)`` reaches the sandbox; ``limits`` bound what comes from there;
+    ``connect(channel)`` reaches the sandbox; ``output`` bounds what comes from there;
     ``on_violation(channel, what)`` is called once, when the kernel broke the rules and
     is heard no more; ``on_answer()`` whenever it is done with a request.
     """
@@ -48,14 +48,15 @@ class Relay:
         loop: Loop,
         connect: Callable[[int], socket.socket],
         on_violation: Callable[[str, str], None],
-        limits: FrameLimits,
+        output: Output,
         on_answer: Callable[[], None] = lambda: None,
     ) -> None:
         self.loop = loop
         self.on_answer = on_answer
         self.connect = connect
         self.on_violation = on_violation
-        self.limits = limits
+        self.limits = output.limits.frames
+        self.output = output
         self.buffer = bytearray(CHUNK)
         self.budget = Budget()
         self.pairs: set[Pair] = set()
@@ -63,6 +64,7 @@ class Relay:
         self.shutdown_requested = False
         self.holding = False
         self._awaited = 0
+        self._silenced = False
         self._outer: list[socket.socket] = []
         self._acceptors: list[Acceptor] = []
         self.most = most_pairs(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
@@ -93,9 +95,19 @@ class Relay:
         return sum(pair.subscribed for pair in self.pairs)
 
     def running(self) -> Request | None:
-        """The oldest request that the kernel has not answered."""
+        """The oldest request that the kernel has not answered.
+
+        Of one that was silenced no answer is believed: it is the last that was executed.
+        """
         heads = [pair.waiting[0] for pair in self.pairs if pair.waiting]
-        return min(heads, key=lambda request: request.number, default=None)
+        answered = self.output.request if self._silenced else None
+        return min(heads, key=lambda request: request.number, default=answered)
+
+    def see_who_runs(self) -> None:
+        """Tell the output's account when another request is executed."""
+        running = self.running()
+        if running is not None and running.kind == "execute_request":
+            self.output.begin(running)
 
     def on_subscribed(self) -> None:
         """One of those that were awaited is back."""
@@ -137,10 +149,15 @@ class Relay:
 
     def on_offence(self, pair: Pair, what: str) -> None:
         """The kernel broke the rules: nothing more of it reaches anybody."""
-        for other in tuple(self.pairs):
-            other.orphan()
+        self.silence()
         self.on_violation(CHANNELS[pair.channel], what)
         pair.close()
+
+    def silence(self) -> None:
+        """Hear no more of the kernel; its clients stay."""
+        self._silenced = True
+        for pair in tuple(self.pairs):
+            pair.orphan()
 
     def close_listeners(self) -> None:
         """Leave new connections in the backlog, for the next warden."""

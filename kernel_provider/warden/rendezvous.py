@@ -16,6 +16,7 @@ CHANNELS: Final = ("shell", "iopub", "stdin", "control", "hb")
 SHELL: Final = 0
 IOPUB: Final = 1
 CONTROL: Final = 3
+HEARTBEAT: Final = 4
 
 BACKLOG: Final = 128
 

@@ -65,7 +65,7 @@ class Sandbox:
         address: str,
         trace: Trace = OFF,
     ) -> None:
-        """Bind the sockets; nothing is asked of the engine. Raises RuntimeFolderError."""
+        """Listen for the guardian; nothing is asked of the engine. Raises RuntimeFolderError."""
         self._address = address
         self._trace = trace
         self._memo = f"{os.path.dirname(folder)}/uids"
@@ -80,14 +80,24 @@ class Sandbox:
         self.pid = 0
         self.group: cgroup.Cgroup | None = None
         self.guardian: socket.socket | None = None
+        self._folder = folder
         self._meeting = f"{folder}/r"
         self._engine_life: uids.Life = []
         self.removed = False
         try:
-            self.sockets = rendezvous.InnerSockets(f"{folder}/i")
             self.listener = rendezvous.listen_for_guardian(self._meeting)
         except OSError as error:
-            raise RuntimeFolderError(path=folder, reason=error.strerror or "unusable") from error
+            raise _unusable(folder, error) from error
+
+    def bind(self) -> None:
+        """Make the sockets that the kernel will serve, in this process's network.
+
+        Before the guardian is met. Raises RuntimeFolderError.
+        """
+        try:
+            self.sockets = rendezvous.InnerSockets(f"{self._folder}/i")
+        except OSError as error:
+            raise _unusable(self._folder, error) from error
 
     def launch(self, until: float) -> None:
         """Create and start the container by then (monotonic), and find its control group.
@@ -334,6 +344,10 @@ class Sandbox:
                 return self.container in file.read()
         except OSError:
             return False
+
+
+def _unusable(folder: str, error: OSError) -> RuntimeFolderError:
+    return RuntimeFolderError(path=folder, reason=error.strerror or "unusable")
 
 
 def _unreadable(why: str) -> LimitNotHeldError:

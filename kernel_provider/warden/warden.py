@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from queue import SimpleQueue
 
     from kernel_provider.warden.order import Order
+    from kernel_provider.warden.output import Output
+    from kernel_provider.warden.pair import Request
     from kernel_provider.warden.parking import Parking
     from kernel_provider.warden.relay import Relay
     from kernel_provider.warden.wishes import Attach, Claim, Park, Wish
@@ -64,6 +66,7 @@ class Warden:
         self._parked = False
         self._wanted = False
         self._counted = NO_USAGE
+        self._left = False
         self._until = time.monotonic() + order.startup_timeout
         self._deadline: Timer = self.loop.after(order.startup_timeout, self.on_timeout)
 
@@ -104,6 +107,8 @@ class Warden:
         try:
             self.sandbox = Sandbox(engine, spec, folder=folder, address=address, trace=self.trace)
             self.sandbox.launch(self._until)
+            self.leave_network()
+            self.sandbox.bind()
         except EndedError:
             self._deadline.cancel()
             self.loop.after(0, partial(self.on_end, None))
@@ -121,6 +126,17 @@ class Warden:
                     failed=self.ending.fail,
                 ),
             )
+
+    def leave_network(self) -> None:
+        """Have nothing of the host's network about, where that can be; once.
+
+        Takes milliseconds, in which the sandbox comes up.
+        """
+        if not self._left:
+            from kernel_provider.warden.netns import leave_network  # noqa: PLC0415
+
+            self._left = True
+            leave_network()
 
     def on_parked(self) -> None:
         """Everything is imported and nobody was served: close the limits, be claimable."""
@@ -182,7 +198,6 @@ class Warden:
         if self.claim is None or not self._parked or self.relay is not None:
             return
         from kernel_provider.warden.relay import Relay  # noqa: PLC0415
-        from kernel_provider.warden.zmtp import FrameLimits  # noqa: PLC0415
 
         assert self.sandbox is not None
         assert self.claimant is not None
@@ -190,7 +205,7 @@ class Warden:
             self.loop,
             self.sandbox.sockets.connect,
             self.on_violation,
-            FrameLimits(),
+            self._output(),
             self.on_answer,
         )
         outer = [socket.socket(fileno=fd) for fd in self.claimant.descriptors]
@@ -209,6 +224,27 @@ class Warden:
         )
         with suppress(RuntimeError):  # no thread to be had: a courtesy can wait
             threading.Thread(target=self.sweep, daemon=True).start()
+
+    def _output(self) -> Output:
+        """Keep account of what the kernel says; what is done about it comes in its turn."""
+        from kernel_provider.warden.message import signed  # noqa: PLC0415
+        from kernel_provider.warden.output import Output, OutputLimits  # noqa: PLC0415
+        from kernel_provider.warden.zmtp import FrameLimits  # noqa: PLC0415
+
+        def sign(stream: str, text: str, request: Request) -> bytes:
+            content = {"name": stream, "text": text}
+            return signed("stream", content, parent=request.header, key=self.key)
+
+        def stop(why: str) -> None:
+            self.loop.after(0, partial(self.on_excess, why))
+
+        assert self.claim is not None
+        limits = OutputLimits(
+            request=self.claim.output["limit"],
+            rate=self.claim.output["rate"],
+            frames=FrameLimits(message=self.claim.output["message"]),
+        )
+        return Output(limits, interrupt=self.on_flood, stop=stop, sign=sign)
 
     def sweep(self) -> None:
         """Remove what dead wardens left; in a thread, and never an error of ours."""
@@ -332,6 +368,24 @@ class Warden:
     def on_violation(self, channel: str, what: str) -> None:
         """The kernel broke the rules: it is stopped before its last words are said."""
         self.on_end(None, violation=f"{channel}: {what}")
+        threading.Thread(target=self.signal, args=("KILL",), daemon=True).start()
+
+    def on_flood(self) -> None:
+        """The kernel goes on where its output is left out already: interrupt it."""
+        assert self.relay is not None
+        limit = self.relay.output.limits.request / 2**20
+        text = f"interrupted, since it said more than {limit:g} MB twice over in one cell"
+        self.owners.say({"event": "trouble", "text": text})
+        self.signal("INT")
+
+    def on_excess(self, why: str) -> None:
+        """The kernel said too much, and can't be stopped from it but by its end."""
+        from kernel_provider.warden.death import of_output  # noqa: PLC0415
+
+        if self.ending.begun or self.relay is None:
+            return
+        self.relay.silence()
+        self.ending.die(of_output(self.relay.output.limits.request, why))
         threading.Thread(target=self.signal, args=("KILL",), daemon=True).start()
 
     def on_end(self, status: int | None, *, violation: str = "") -> None:

@@ -14,12 +14,15 @@ class Claim:
     ``subscribers`` is the number of iopub clients that a restart cut off, ``workspace``
     the host's folder whose copy is the last descriptor that came along, if there is one.
     ``kernel`` names the kernelspec, for messages.
+    ``output`` is what the kernel may say, in bytes: for each request (``limit``), a second
+    on top of that (``rate``), and in one ``message``.
     """
 
     key: str
     env: dict[str, str]
     cwd: str
     subscribers: int
+    output: dict[str, int]
     workspace: str = ""
     kernel: str = ""
 
@@ -61,6 +64,7 @@ _KINDS: Final = {"claim": Claim, "attach": Attach, "signal": Signal, "stop": Sto
 _TYPES: Final[dict[str, type | tuple[type, ...]]] = {
     **dict.fromkeys(("key", "cwd", "workspace", "signal", "kernel"), str),
     "env": dict,
+    "output": dict,
     "subscribers": int,
     "ttl": (int, float),
     "keeper": int,
@@ -72,7 +76,8 @@ def parse_wish(line: bytes) -> Wish:
     try:
         data = json.loads(line)
         wish: Wish = _KINDS[data.pop("op")](**data)
-        if all(isinstance(value, _TYPES[name]) for name, value in data.items()):
+        typed = all(isinstance(value, _TYPES[name]) for name, value in data.items())
+        if typed and all(isinstance(size, int) for size in data.get("output", {}).values()):
             return wish
     except (LookupError, TypeError, AttributeError, RecursionError) as error:
         msg = "this is no wish"

@@ -32,12 +32,14 @@ class FrameLimits:
     A peer holds a whole message before anybody sees it. What people make is one print
     of 100 MB, or an image of 90 MB, which is 120 MB in JSON: browsers don't show more.
     A message is six parts and a topic, and one more for each buffer of a widget, of
-    which dashboards have hundreds. A READY is shorter than 300 bytes.
+    which dashboards have hundreds. A READY is shorter than 300 bytes. ``least_parts`` is
+    what a message has where fewer make no sense.
     """
 
     message: int = 128 << 20
     parts: int = 1024
     command: int = 512
+    least_parts: int = 1
 
 
 OF_CLIENTS: Final = FrameLimits(message=1 << 30, parts=4096, command=4096)
@@ -48,11 +50,15 @@ class Follower:
     """Follows one direction of one connection.
 
     ``on_frame(index, body)``, where given, is called at the end of each frame with its
-    place in its message (-1 for a command) and its first ``CAPTURE`` bytes;
-    ``on_command(body)`` for commands alone, and may raise Violation.
+    place in its message (-1 for a command) and its first ``CAPTURE`` bytes, or, where it
+    ``keeps_end``, its last ones;
+    ``on_command(body)`` for commands alone, and may raise Violation; ``on_message(size)``
+    at the end of each message while there is an ``on_frame``.
     ``messages`` counts finished messages; ``ready`` is true after the first command,
     which ends the handshake; ``between`` when the stream stands after a whole message,
-    where another one may be inserted.
+    where another one may be inserted. Of the message under way, ``parts`` and ``size`` are
+    what was told of it, sizes of frames still to come included, and ``begun`` is its place
+    in the bytes that were fed last: 0 where it began before them.
     """
 
     def __init__(
@@ -64,23 +70,29 @@ class Follower:
         self.limits = limits
         self.on_frame = on_frame
         self.on_command = on_command
+        self.on_message: Callable[[int], None] | None = None
+        self.keeps_end = False
         self.messages = 0
         self.ready = False
+        self.parts = 0
+        self.size = 0
+        self.begun = 0
         self._greeting = b""
         self._broken = False
         self._head = b""
         self._body = 0
         self._flags = 0
-        self._parts = 0
-        self._size = 0
         self._keeps = False
         self._kept = bytearray()
 
     @property
     def between(self) -> bool:
         """Whether the handshake is over and no message is under way."""
-        settled = not (self._broken or self._head or self._body or self._parts)
-        return settled and self.ready
+        return not self._broken and self.ready and self._settled
+
+    @property
+    def _settled(self) -> bool:
+        return not (self.parts or self._body or self._head)
 
     @property
     def greeted(self) -> bool:
@@ -89,19 +101,36 @@ class Follower:
 
     def feed(self, data: memoryview) -> None:
         """Take the next bytes of the stream; raise Violation at the first offence."""
+        self._take(data, once=False)
+
+    def finish(self, data: memoryview) -> int:
+        """Take the rest of the message or command under way, and give its length.
+
+        That is 0 between two of them; without an ``on_frame`` more may be taken. Raises
+        Violation.
+        """
+        return 0 if self._settled else self._take(data, once=True)
+
+    def _take(self, data: memoryview, *, once: bool) -> int:
         try:
-            self._follow(data)
+            return self._follow(data, once=once)
         except Violation:
             self._broken = True
             raise
 
-    def _follow(self, data: memoryview) -> None:
+    def _follow(self, data: memoryview, *, once: bool) -> int:
+        """Follow to the end of the data, or ``once`` to that of what is under way."""
         at, end = self._greet(data), len(data)
+        self.begun = 0
         while at < end:
+            if self._settled:
+                self.begun = at
+                if once and at:
+                    return at
             if self._body:
                 step = min(self._body, end - at)
-                if self._keeps and len(self._kept) < CAPTURE:
-                    self._kept += data[at : at + min(step, CAPTURE - len(self._kept))]
+                if self._keeps:
+                    self._keep(data[at : at + step])
                 self._body -= step
                 at += step
                 if not self._body:
@@ -111,6 +140,19 @@ class Follower:
                 at = self._pass_short(data, at, end)
             if at < end:
                 at = self._read_head(data, at, end)
+        return at
+
+    def keep_ends(self) -> None:
+        """Keep the ends of frames from now on, of the one under way as well."""
+        self.keeps_end = self._keeps = True
+
+    def _keep(self, data: memoryview) -> None:
+        kept = self._kept
+        if self.keeps_end:
+            kept += data[-CAPTURE:]
+            del kept[:-CAPTURE]
+        elif len(kept) < CAPTURE:
+            kept += data[: CAPTURE - len(kept)]
 
     def _pass_short(self, data: memoryview, at: int, end: int) -> int:
         """Pass short frames of messages that have come whole, and that nobody looks at.
@@ -118,21 +160,25 @@ class Follower:
         Six times as quick as one by one: most of what kernels say is made of them, and
         they are what floods a warden. What breaks a limit is left to be told there.
         """
-        parts, size = self._parts, self._size
+        parts, size = self.parts, self.size
         most_parts, most_size = self.limits.parts, self.limits.message
+        front = self.limits.least_parts - 1
         while at + 1 < end:
             flags, body = data[at], data[at + 1]
             after = at + 2 + body
             if flags > MORE or after > end or parts >= most_parts or size + body > most_size:
                 break
-            at = after
             if flags:
                 parts += 1
                 size += body
+            elif parts < front:
+                break
             else:
                 self.messages += 1
                 parts = size = 0
-        self._parts, self._size = parts, size
+                self.begun = after
+            at = after
+        self.parts, self.size = parts, size
         return at
 
     def _greet(self, data: memoryview) -> int:
@@ -168,12 +214,12 @@ class Follower:
     def _begin_frame(self, flags: int, size: int) -> None:
         command = bool(flags & COMMAND)
         if command:
-            if size > self.limits.command or flags & MORE or self._parts:
+            if size > self.limits.command or flags & MORE or self.parts:
                 msg = "a command that is too long, or within a message"
                 raise Violation(msg)
         else:
-            self._parts += 1
-            self._size += size
+            self.parts += 1
+            self.size += size
             self._check_message()
         self._flags = flags
         self._body = size
@@ -186,10 +232,10 @@ class Follower:
         if not self.ready:
             msg = "a message before the end of the handshake"
             raise Violation(msg)
-        if self._parts > limits.parts:
+        if self.parts > limits.parts:
             msg = f"a message of more than {limits.parts} parts"
             raise Violation(msg)
-        if self._size > limits.message:
+        if self.size > limits.message:
             msg = f"a message of more than {limits.message / 2**20:g} MiB"
             raise Violation(msg)
 
@@ -200,13 +246,21 @@ class Follower:
         if command and self.on_command is not None:
             self.on_command(body)
         if self.on_frame is not None:
-            self.on_frame(-1 if command else self._parts - 1, body)
+            self.on_frame(-1 if command else self.parts - 1, body)
         if command:
             self.ready = True
         elif not self._flags & MORE:
-            self.messages += 1
-            self._parts = 0
-            self._size = 0
+            self._end_message()
+
+    def _end_message(self) -> None:
+        if self.parts < self.limits.least_parts:
+            msg = f"a message of fewer than {self.limits.least_parts} parts"
+            raise Violation(msg)
+        size = self.size
+        self.messages += 1
+        self.parts = self.size = 0
+        if self.on_message is not None:
+            self.on_message(size)
 
 
 def frame(body: bytes, *, flags: int = 0) -> bytes:
@@ -220,6 +274,17 @@ def message(parts: list[bytes]) -> bytes:
     """One message on the wire."""
     *front, last = parts
     return b"".join([frame(part, flags=MORE) for part in front]) + frame(last)
+
+
+def frames(data: bytes) -> list[bytes]:
+    """The bodies of all frames that are whole, where one begins with the data."""
+    bodies, at = [], 0
+    while at < len(data):
+        body = at + (9 if data[at] & LONG else 2)
+        at = body + int.from_bytes(data[at + 1 : body], "big")
+        if body <= at <= len(data):
+            bodies.append(data[body:at])
+    return bodies
 
 
 def greeting() -> bytes:

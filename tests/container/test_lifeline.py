@@ -64,7 +64,14 @@ def say(folder: str, order: Mapping[str, Any]) -> dict[str, Any]:
         return answer
 
 
-CLAIM = {"op": "claim", "key": "another", "env": {}, "cwd": "", "subscribers": 0}
+CLAIM = {
+    "op": "claim",
+    "key": "another",
+    "env": {},
+    "cwd": "",
+    "subscribers": 0,
+    "output": {"limit": 1 << 20, "rate": 1 << 20, "message": 1 << 20},
+}
 
 
 def test_a_second_claim_is_refused(shared_kernel: Pair) -> None:

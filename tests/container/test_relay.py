@@ -373,21 +373,49 @@ def test_an_interrupt_beside_a_stuck_client(shared_kernel: Pair) -> None:
     km, client = shared_kernel
     with deaf(km):
         run(client, FLOOD, timeout=120)
-        took: list[float] = []
-        while not took or (min(took) > 0.1 and len(took) < 10):
-            request = client.execute("print('begun', flush=True); import time; time.sleep(30)")
-            while True:
-                message = client.get_iopub_msg(timeout=10)
-                if message["msg_type"] == "stream":
-                    break
-            begin = time.monotonic()
-            client.control_channel.send(client.session.msg("interrupt_request", {}))
-            reply = client.get_shell_msg(timeout=10)
-            took.append(time.monotonic() - begin)
-            assert reply["parent_header"]["msg_id"] == request
-            assert reply["content"]["ename"] == "KeyboardInterrupt"
-            client.get_control_msg(timeout=10)
-        assert min(took) < 0.1, took
+        assert quickest_interrupt(client) < 0.1
+
+
+def quickest_interrupt(client: BlockingKernelClient) -> float:
+    """Seconds from the request to the end of the cell; of up to ten, or one within 0.1."""
+    took: list[float] = []
+    while not took or (min(took) > 0.1 and len(took) < 10):
+        request = client.execute("print('begun', flush=True); import time; time.sleep(30)")
+        while True:
+            message = client.get_iopub_msg(timeout=10)
+            if message["content"].get("text") == "begun\n":
+                break
+        begin = time.monotonic()
+        client.control_channel.send(client.session.msg("interrupt_request", {}))
+        reply = client.get_shell_msg(timeout=10)
+        took.append(time.monotonic() - begin)
+        assert reply["parent_header"]["msg_id"] == request
+        assert reply["content"]["ename"] == "KeyboardInterrupt"
+        client.get_control_msg(timeout=10)
+    return min(took)
+
+
+TINY = """
+def spin(s):
+    time.sleep(1)  # let the cell end
+    s.setblocking(True)
+    while True:
+        s.sendall((b"\\1\\2xx" * 6 + b"\\0\\2xx") * 500)
+s, = mine(2, False)[-1:]
+threading.Thread(target=spin, args=(s,), daemon=True).start()
+"""
+
+
+def test_an_interrupt_under_a_flood_of_tiny_frames(image: str) -> None:
+    """Messages of frames of 2 bytes, without end, to another client that reads them all."""
+    assert image
+    with kernel() as (km, client), reading(km) as came:
+        value(client, "1")
+        client.execute(f"{FIND}\n{TINY}")
+        assert until(lambda: sum(came) > 100_000, 20), "no flood"
+        assert quickest_interrupt(client) < 0.1
+        before = sum(came)
+        assert until(lambda: sum(came) > before), "the flood is over"
 
 
 def test_last_words_after_a_death_in_the_middle_of_a_message(image: str) -> None:

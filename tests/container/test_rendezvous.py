@@ -269,9 +269,6 @@ def create(tmp_path: Path, engine: TakenEngine) -> Sandbox:
         sandbox._create(engine, "image")  # type: ignore[arg-type]  # noqa: SLF001
     finally:
         sandbox.listener.close()
-        os.close(sandbox.sockets._folder)  # noqa: SLF001
-        for listener in sandbox.sockets._listeners:  # noqa: SLF001
-            listener.close()
     return sandbox
 
 

@@ -423,3 +423,41 @@ def test_a_closed_pipe_does_not_end_the_run(tmp_path: Path) -> None:
     book = nbformat.read(tmp_path / "n.out.ipynb", as_version=4)
     assert book.cells[2].outputs[0]["text"] == "b\n"
     assert told == ""
+
+
+LIE = """
+import time
+k = get_ipython().kernel
+s = k.session
+def send(socket, *parts, key=s.key):
+    s.key, old = key, s.key
+    parts = [p if isinstance(p, bytes) else s.pack(p) for p in parts]
+    socket.send_multipart([b"t", b"<IDS|MSG>", s.sign(parts), *parts])
+    s.key = old
+h = s.msg_header("stream")
+p = k.get_parent()["header"]
+"""
+LIES = {
+    "another key": "send(k.iopub_socket, h, p, {}, {'name': 'stdout', 'text': 'x'}, key=b'x')",
+    "200,000 levels": "send(k.iopub_socket, h, p, {}, b'[' * 200_000)",
+    "a text that is none": "send(k.iopub_socket, h, p, {}, {'name': 'stdout', 'text': [1]})",
+}
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
+def test_a_kernel_that_lies_ends_the_run(tmp_path: Path, lie: str) -> None:
+    """With an error of its own, in the cell as well; what came before that is saved."""
+    ran = run(tmp_path, ("print('before')", f"{LIE}\n{lie}\ntime.sleep(60)"))
+    assert ran.code == 76
+    assert "the kernel broke the message protocol" in ran.err
+    assert ran.streams(0) == "before\n"
+    assert ran.errors(1) == ["ProtocolViolation"]
+    assert ran.seconds < 45
+
+
+def test_a_forged_end_ends_a_cell_and_nothing_else(tmp_path: Path) -> None:
+    """An early idle is an output that comes late; half a character does not spoil the file."""
+    early = "k.send_response(k.iopub_socket, 'status', {'execution_state': 'idle'})"
+    ran = run(tmp_path, (f"{LIE}\n{early}\nprint('late')", "print('next')", "print('\\ud800')"))
+    assert ran.code in {0, 10, 76}
+    assert ran.streams(1).endswith("next\n")

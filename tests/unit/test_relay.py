@@ -19,6 +19,7 @@ from relays import (
     fill,
     receive,
     request,
+    said,
     say_and_go,
     silent,
     until,
@@ -37,7 +38,7 @@ def test_bytes_arrive_as_they_were_sent(bench: Bench, channel: int) -> None:
     """Both directions of each channel carry a stream unchanged."""
     bench.start()
     client, kernel = bench.pair(channel)
-    data = message([os.urandom(10), b"", os.urandom(300)])
+    data = message([os.urandom(10), b"", b"", b"", b"", os.urandom(300)])
     for here, there in ((client, kernel), (kernel, client)):
         here.sendall(data)
         assert receive(there, len(data)) == data
@@ -57,7 +58,7 @@ def test_a_client_that_does_not_read_stops_the_kernel_not_the_relay(bench: Bench
     """The relay holds one chunk; the rest waits at the kernel's end, and nothing is lost."""
     bench.start()
     client, kernel = bench.pair(IOPUB)
-    data = message([os.urandom(8 << 20)])
+    data = said(os.urandom(8 << 20))
     sent = fill(kernel, data)
     held = max(len(pair.down.pending) for pair in bench.relay.pairs)
     assert 0 < held <= CHUNK
@@ -73,7 +74,7 @@ def test_a_client_that_does_not_read_holds_up_nobody_else(bench: Bench) -> None:
     bench.start()
     _, flooding = bench.pair(IOPUB)
     client, kernel = bench.pair(SHELL)
-    fill(flooding, message([bytes(8 << 20)]))
+    fill(flooding, said(bytes(8 << 20)))
     begin = time.monotonic()
     for _ in range(100):
         client.sendall(request("execute_request"))
@@ -87,7 +88,7 @@ def test_a_kernel_that_does_not_read_stops_that_client_only(bench: Bench) -> Non
     """Back-pressure works towards the kernel as well."""
     bench.start()
     client, kernel = bench.pair(SHELL)
-    data = message([bytes(8 << 20)])
+    data = said(bytes(8 << 20))
     sent = fill(client, data)
     assert sent < CHUNK + (2 << 20)
     other, counterpart = bench.pair(CONTROL)
@@ -111,7 +112,7 @@ def test_all_that_a_dying_kernel_said_arrives(
     monkeypatch.setattr(pair_module, "ORPHANED", 1.0)
     bench.start()
     client, kernel = bench.pair(SHELL)
-    data = message([os.urandom(4 << 20)])
+    data = said(os.urandom(4 << 20))
     writer = threading.Thread(target=say_and_go, args=(kernel, data), daemon=True)
     writer.start()
     time.sleep(QUIET)
@@ -134,7 +135,7 @@ def test_all_that_a_leaving_client_said_arrives(bench: Bench) -> None:
     """A client that sends much and closes at once is heard to the end by the kernel."""
     bench.start()
     client, kernel = bench.pair(STDIN)
-    data = message([os.urandom(4 << 20)])
+    data = said(os.urandom(4 << 20))
     writer = threading.Thread(target=say_and_go, args=(client, data), daemon=True)
     writer.start()
     time.sleep(QUIET)
@@ -150,9 +151,9 @@ def test_nothing_is_waited_for_in_a_busy_loop(bench: Bench, blocked: str, leaves
     bench.start(subscribers=1 if blocked == "held" else 0)
     client, kernel = bench.pair(SHELL, greet=blocked != "held")
     if blocked in {"up", "both"}:
-        fill(client, message([bytes(8 << 20)]))
+        fill(client, said(bytes(8 << 20)))
     if blocked in {"down", "both"}:
-        fill(kernel, message([bytes(8 << 20)]))
+        fill(kernel, said(bytes(8 << 20)))
     if blocked == "held":
         client.sendall(HANDSHAKE)
     if leaves in {"client", "both"}:

@@ -17,6 +17,7 @@ from relays import (
     kernels_handshake,
     receive,
     request,
+    said,
     silent,
     until,
 )
@@ -38,6 +39,8 @@ HEARTBEAT = 4
     [
         (bytes([LONG]) + (1 << 40).to_bytes(8, "big"), "a message of more than 128 MiB"),
         (frame(b"", flags=MORE) * 1025, "a message of more than 1024 parts"),
+        (frame(b"", flags=MORE) * 4 + frame(b""), "a message of fewer than 6 parts"),
+        (message([b"x" * 300] * 5), "a message of fewer than 6 parts"),
         (b"\xff\xff\xff", "a frame with unknown flags"),
         (ready(b"ROUTER"), "a command that is not a kernel's to give"),
         (frame(b"\x04PONG", flags=COMMAND) * 200, "more commands than keep a connection alive"),
@@ -141,9 +144,9 @@ def drain(bench: Bench, client: socket.socket) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        pytest.param(b"\0\0" * 100_000, id="empty messages"),
+        pytest.param((b"\1\0" * 5 + b"\0\0") * 50_000, id="shortest messages"),
         pytest.param((b"\1\0" * 500 + b"\0\0") * 100, id="empty parts"),
-        pytest.param(message([b"x" * 300]) * 1000, id="long frames"),
+        pytest.param(said(b"x" * 300) * 1000, id="long frames"),
     ],
 )
 def test_a_flood_takes_a_share_of_a_processor(
@@ -172,7 +175,7 @@ def test_what_waits_for_the_budget_is_not_lost(
     bench.relay.budget = Budget()
     bench.start()
     client, kernel = bench.pair(IOPUB)
-    data = b"".join(message([str(number).encode() * 1000]) for number in range(2000))
+    data = b"".join(said(str(number).encode() * 1000) for number in range(2000))
     begin = time.monotonic()
     writer = threading.Thread(target=kernel.sendall, args=(data,), daemon=True)
     writer.start()
@@ -190,7 +193,7 @@ def test_a_flood_on_one_connection_holds_up_no_other(
     bench.start()
     listening, flooding = bench.pair(IOPUB)
     drain(bench, listening)
-    flood(bench, flooding, b"\0\0" * 10_000)
+    flood(bench, flooding, (b"\1\0" * 5 + b"\0\0") * 5000)
     client, kernel = bench.pair(CONTROL)
     for _ in range(5):
         client.sendall(request("interrupt_request"))
@@ -250,7 +253,7 @@ def test_a_kernel_that_does_not_read_is_let_go_of(
     monkeypatch.setattr(pair_module, "UNTAKEN", 0.5)
     bench.start()
     client, _ = bench.pair(SHELL)
-    fill(client, message([bytes(8 << 20)]))
+    fill(client, said(bytes(8 << 20)))
     assert bench.relay.pairs
     client.close()
     time.sleep(QUIET)

@@ -459,6 +459,7 @@ RESULTS = {
     ExitCode.TIMEOUT: cell("timed_out", error="RunTimeout", message="late."),
     ExitCode.OUT_OF_MEMORY: cell("died", error="MemoryLimitExceeded"),
     ExitCode.KERNEL_DIED: cell("died", error="KernelExited"),
+    ExitCode.PROTOCOL_BROKEN: cell("died", error="ProtocolViolation"),
     ExitCode.INTERRUPTED: cell("interrupted"),
     ExitCode.TERMINATED: cell("interrupted"),
 }

@@ -82,7 +82,9 @@ def sandbox(folder: Path, engine: FakeEngine) -> Sandbox:
     """One that has its sockets, and no container yet."""
     spec = sandbox_spec(KernelPolicy(), rendezvous=str(folder / "r"))
     address = str(folder.parent / "engine")
-    return Sandbox(engine, spec, folder=str(folder), address=address)  # type: ignore[arg-type]
+    made = Sandbox(engine, spec, folder=str(folder), address=address)  # type: ignore[arg-type]
+    made.bind()
+    return made
 
 
 def let_go(made: Sandbox) -> None:
@@ -140,10 +142,13 @@ def test_an_engine_whose_socket_went(folder: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_used(folder: Path) -> None:
-    """The error names it."""
-    (folder / "i").touch()
+    """The error names it, before the sandbox is made and after that."""
+    made = sandbox(folder, FakeEngine(0))
     with pytest.raises(RuntimeFolderError, match=f"{folder}, cannot be used: File exists"):
         sandbox(folder, FakeEngine(0))
+    with pytest.raises(RuntimeFolderError, match=f"{folder}, cannot be used: File exists"):
+        made.bind()
+    let_go(made)
 
 
 def test_a_removal_that_fails_is_tried_again(folder: Path) -> None:

@@ -7,7 +7,15 @@ from kernel_provider.policy import KernelPolicy
 from kernel_provider.warden.order import Order
 from kernel_provider.warden.wishes import Attach, Claim, Signal, Stop, Wish, parse_wish
 
-CLAIM = {"op": "claim", "key": "k", "env": {"A": "1"}, "cwd": "", "subscribers": 2}
+OUTPUT = {"limit": 1, "rate": 2, "message": 3}
+CLAIM = {
+    "op": "claim",
+    "key": "k",
+    "env": {"A": "1"},
+    "cwd": "",
+    "subscribers": 2,
+    "output": OUTPUT,
+}
 
 
 def test_an_order_arrives_as_it_was_given() -> None:
@@ -20,7 +28,7 @@ def test_an_order_arrives_as_it_was_given() -> None:
 @pytest.mark.parametrize(
     ("told", "wish"),
     [
-        (CLAIM, Claim(key="k", env={"A": "1"}, cwd="", subscribers=2)),
+        (CLAIM, Claim(key="k", env={"A": "1"}, cwd="", subscribers=2, output=OUTPUT)),
         ({"op": "attach", "key": "k"}, Attach(key="k")),
         ({"op": "signal", "signal": "INT"}, Signal(signal="INT")),
         ({"op": "stop"}, Stop()),

@@ -1,0 +1,185 @@
+"""A Jupyter server under a flood: what it keeps, how it answers, how others fare."""
+
+import asyncio
+import json
+import statistics
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from sandboxes import memory
+from servers import Server
+from tornado.websocket import WebSocketClientConnection, WebSocketClosedError, websocket_connect
+
+READS, DEAF, GONE = "reads", "deaf", "gone"
+"""What the flooded browser does: reads all, never reads, or went and left its kernel."""
+
+
+@dataclass(kw_only=True)
+class Toll:
+    """What a flood cost.
+
+    MB that the server grew at most, and MB that stayed; seconds of its slowest answer; and
+    a bystander's round trips without and with the flood.
+    """
+
+    grown: float = 0.0
+    kept: float = 0.0
+    rest: float = 0.0
+    alone: float = 0.0
+    beside: float = 0.0
+    heard: int = 0
+    last: list[str] = field(default_factory=list)
+
+    def line(self) -> str:
+        """As people read it."""
+        return (
+            f"grew {self.grown:6.1f} MB (kept {self.kept:6.1f}), REST {self.rest * 1000:4.0f} ms, "
+            f"round trip {self.alone * 1000:.1f} -> {self.beside * 1000:.1f} ms, "
+            f"heard {self.heard / 2**20:6.1f} MB; {self.last[-3:]}"
+        )
+
+
+class Browser:
+    """A notebook's connection to its kernel."""
+
+    def __init__(self, server: Server, kernel: str) -> None:
+        self.server = server
+        self.kernel = kernel
+        self.session = uuid.uuid4().hex
+        self.heard = 0
+        self.last: list[str] = []
+
+    @property
+    def _url(self) -> str:
+        place = f"127.0.0.1:{self.server.port}/api/kernels/{self.kernel}/channels"
+        return f"ws://{place}?session_id={self.session}&token={self.server.token}"
+
+    async def connect(self) -> None:
+        """Open it."""
+        self.ws: WebSocketClientConnection = await websocket_connect(
+            self._url, max_message_size=1 << 30
+        )
+        assert self.ws.protocol is not None
+        self.ws.protocol.set_nodelay(True)
+
+    def leave(self) -> None:
+        """Hang up, whatever is unread. Twice is fine."""
+        if self.ws.protocol is not None:
+            self.ws.protocol._abort()  # noqa: SLF001  close() waits for an answer
+
+    async def ask(self, code: str) -> str:
+        """Have a cell executed; give the request's id."""
+        request = uuid.uuid4().hex
+        header = {
+            "msg_id": request,
+            "msg_type": "execute_request",
+            "username": "u",
+            "session": self.session,
+            "date": "2026-01-01T00:00:00Z",
+            "version": "5.3",
+        }
+        content = {
+            "code": code,
+            "silent": False,
+            "store_history": False,
+            "user_expressions": {},
+            "allow_stdin": True,
+            "stop_on_error": True,
+        }
+        wire = {"header": header, "parent_header": {}, "metadata": {}, "content": content}
+        await self.ws.write_message(json.dumps({**wire, "channel": "shell", "buffers": []}))
+        return request
+
+    async def hear(self) -> dict[str, Any]:
+        """The next message."""
+        text = await self.ws.read_message()
+        if text is None:
+            raise WebSocketClosedError
+        self.heard += len(text)
+        if isinstance(text, bytes):
+            return {}
+        message: dict[str, Any] = json.loads(text)
+        if message.get("msg_type") in {"error", "stream"}:
+            self.last.append(str(message["content"].get("ename") or message["content"]["name"]))
+        return message
+
+    async def round_trip(self) -> float:
+        """Seconds for a small cell."""
+        begun = time.perf_counter()
+        request = await self.ask("1")
+        while True:
+            message = await self.hear()
+            mine = message.get("parent_header", {}).get("msg_id") == request
+            if mine and message.get("msg_type") == "execute_reply":
+                return time.perf_counter() - begun
+
+
+async def _round_trips(browser: Browser, seconds: float) -> float:
+    """The middle one of as many as fit."""
+    took, until = [], time.monotonic() + seconds
+    while time.monotonic() < until:
+        took.append(await browser.round_trip())
+        await asyncio.sleep(0.02)
+    return statistics.median(took)
+
+
+async def _watch(server: Server, toll: Toll, before: float) -> None:
+    """Ask the server and look at its memory, for ever."""
+    while True:
+        begun = time.perf_counter()
+        status, _ = await asyncio.to_thread(server.ask, "GET", "/api/status")
+        toll.rest = max(toll.rest, time.perf_counter() - begun)
+        assert status == 200
+        toll.grown = max(toll.grown, memory(server.pid) - before)
+        await asyncio.sleep(0.05)
+
+
+async def _read(browser: Browser) -> None:
+    with suppress(WebSocketClosedError):
+        while True:
+            await browser.hear()
+
+
+def new_kernel(server: Server, name: str) -> str:
+    """Start a kernel as JupyterLab does; its id."""
+    status, body = server.ask("POST", "/api/kernels", {"name": name})
+    assert status == 201, body
+    return str(json.loads(body)["id"])
+
+
+async def flooded(server: Server, name: str, code: str, *, mode: str, seconds: float) -> Toll:
+    """Have a kernel of that name run such code, beside another that goes on working."""
+    toll = Toll()
+    kernels = [await asyncio.to_thread(new_kernel, server, name) for _ in range(2)]
+    flooding, beside = (Browser(server, kernel) for kernel in kernels)
+    for browser in (flooding, beside):
+        await browser.connect()
+        await browser.round_trip()
+    await _round_trips(beside, 0.5)
+    toll.alone = await _round_trips(beside, max(1.0, seconds / 4))
+    before = memory(server.pid)
+    await flooding.ask(code)
+    watch = asyncio.create_task(_watch(server, toll, before))
+    read = asyncio.create_task(_read(flooding)) if mode == READS else None
+    if mode == GONE:
+        flooding.leave()
+    try:
+        toll.beside = await _round_trips(beside, seconds)
+    finally:
+        watch.cancel()
+        with suppress(asyncio.CancelledError):
+            await watch
+    toll.kept = memory(server.pid) - before
+    toll.heard, toll.last = flooding.heard, flooding.last
+    for kernel in kernels:
+        await asyncio.to_thread(server.ask, "DELETE", f"/api/kernels/{kernel}")
+    if read is not None:
+        read.cancel()
+        with suppress(asyncio.CancelledError):
+            await read
+    for browser in (flooding, beside):
+        browser.leave()
+    return toll
