@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from kernel_provider import __version__
-from kernel_provider.folders import folder_name
+from kernel_provider.folders import folder_name, usable
 from kernel_provider.hardening import sandbox_spec
 from kernel_provider.policy import KernelPolicy
 from kernel_provider.warden.order import Order
@@ -34,7 +34,8 @@ class Recipe:
     def order(self, root: str, *, parked: bool = False) -> Order:
         """An order for a warden, and its folder below ``root``.
 
-        One that is to be ``parked`` imports what notebooks usually begin with.
+        One that is to be ``parked`` imports what notebooks usually begin with. Raises
+        EnvironmentTooLargeError, and RuntimeFolderError.
         """
         folder = f"{root}/{folder_name('w')}"
         order = Order(
@@ -49,7 +50,8 @@ class Recipe:
             startup_timeout=self.policy.startup_timeout,
             digest=self.digest() if parked else "",
         )
-        Path(folder).mkdir(mode=0o700)  # last: what can't be ordered leaves nothing
+        with usable(root):
+            Path(folder).mkdir(mode=0o700)  # last: what can't be ordered leaves nothing
         return order
 
     def digest(self) -> str:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -22,7 +23,7 @@ from kernel_provider.children import reap_later, remove_remains
 from kernel_provider.engines import open_engine
 from kernel_provider.engines.docker import NAME_PREFIX, find_socket
 from kernel_provider.errors import SandboxError, WardenError
-from kernel_provider.folders import folder_name, runtime_root
+from kernel_provider.folders import folder_name, runtime_root, usable
 from kernel_provider.link import GRACE, Death, Link
 from kernel_provider.policy import KernelPolicy
 from kernel_provider.recipe import Recipe
@@ -56,39 +57,47 @@ class Session:
         self._root = runtime_root(environ)
         self.folder = folder or f"{self._root}/{folder_name('s')}"
         self._outer: list[socket.socket] = []
-        if not folder:
-            Path(self.folder).mkdir(mode=0o700)
-            self._outer = [self._listen(number) for number in range(1, len(CHANNELS) + 1)]
         self._link: Link | None = None
         self._subscribers = 0
         self.served = False
         self._warm = False
         self._begin_cold: Callable[[], Link]
         self.recipe: Recipe | None = None
+        weakref.finalize(self, _unbind, self._outer, self.folder, os.getpid())
+        if not folder:
+            with usable(self._root):
+                Path(self.folder).mkdir(mode=0o700)
+                self._bind()
 
     @property
     def ip(self) -> str:
         """What Jupyter calls ``ip`` for ipc: the sockets are ``ip-1`` to ``ip-5``."""
         return f"{self.folder}/c"
 
-    def _listen(self, number: int) -> socket.socket:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(f"{self.folder}/.c-{number}")
-        listener.listen(BACKLOG)
-        os.link(f"{self.folder}/.c-{number}", f"{self.ip}-{number}")
-        return listener
+    def _bind(self) -> None:
+        """All five, or nothing is left of the folder."""
+        try:
+            for number in range(1, len(CHANNELS) + 1):
+                listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                self._outer.append(listener)
+                listener.bind(f"{self.folder}/.c-{number}")
+                listener.listen(BACKLOG)
+                os.link(f"{self.folder}/.c-{number}", f"{self.ip}-{number}")
+        except BaseException:
+            _unbind(self._outer, self.folder, os.getpid())
+            raise
 
     def restore_paths(self) -> None:
         """Put the sockets' names back, which Jupyter removes on each restart."""
         for number in range(1, len(CHANNELS) + 1):
-            with suppress(FileExistsError):
+            with usable(self._root), suppress(FileExistsError):
                 os.link(f"{self.folder}/.c-{number}", f"{self.ip}-{number}")
 
     def _take_over_paths(self) -> None:
         """Bind anew what another process bound: clients find their way by the paths."""
         for path in Path(self.folder).glob("*c-*"):
             path.unlink()
-        self._outer = [self._listen(number) for number in range(1, len(CHANNELS) + 1)]
+        self._bind()
 
     # --- starting ---------------------------------------------------------------------
 
@@ -105,8 +114,8 @@ class Session:
 
         ``env``, ``cwd`` and ``workspace`` are brought by the claim, ``key`` signs
         messages; a workspace is the working directory, too, and stays the caller's to
-        close, once ``launched`` has returned. Raises EngineAddressError, and
-        EnvironmentTooLargeError.
+        close, once ``launched`` has returned. Raises EngineAddressError,
+        EnvironmentTooLargeError, RuntimeFolderError, and WardenError.
         """
         if not self._outer:
             self._take_over_paths()
@@ -266,11 +275,7 @@ class Session:
     def close(self) -> None:
         """Let go: the sandbox ends unless another owner holds it. Twice is fine."""
         self.hang_up()
-        for listener in self._outer:
-            listener.close()
-        if self._outer:
-            self._outer = []
-            shutil.rmtree(self.folder, ignore_errors=True)
+        _unbind(self._outer, self.folder, os.getpid())
 
     def hang_up(self) -> None:
         """Let go of the sandbox and keep the outer sockets, where clients wait for another.
@@ -292,6 +297,20 @@ class Session:
         if self._link is None:
             raise WardenError(reason="was never started")
         return self._link
+
+
+def _unbind(outer: list[socket.socket], folder: str, maker: int) -> None:
+    """Close the outer sockets and remove their folder, unless they are another's.
+
+    A session does so when it is closed, or forgotten: Jupyter drops a kernel whose restart
+    has failed without a word. A forked child that forgets it harms nobody.
+    """
+    if not outer or os.getpid() != maker:
+        return
+    for listener in outer:
+        listener.close()
+    outer.clear()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def prune(environ: Mapping[str, str]) -> tuple[str, ...]:

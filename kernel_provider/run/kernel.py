@@ -154,6 +154,12 @@ class Kernel:
         return held.session.death if held is not None and held.session is not None else None
 
     @property
+    def troubles(self) -> tuple[str, ...]:
+        """What the engine refused; complete after the end."""
+        held = self._provisioner
+        return tuple(held.troubles) if held is not None else ()
+
+    @property
     def limits(self) -> dict[str, Any]:
         """The limits in force, by name, as people write them; empty before the start."""
         held = self._provisioner

@@ -104,6 +104,8 @@ class Ending:
             subscribers = warden.relay.subscribers()
             warden.relay.close()
         gone = self._remove()
+        if gone and warden.sandbox is not None and warden.sandbox.left is not None:
+            warden.owners.say({"event": "trouble", "text": str(warden.sandbox.left)})
         warden.owners.say({"event": "gone", "clean": gone, "subscribers": subscribers})
         warden.loop.stop()
 
