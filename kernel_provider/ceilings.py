@@ -21,6 +21,7 @@ from kernel_provider.values import (
     parse_count,
     parse_gpus,
     parse_loopback,
+    parse_memory,
     parse_number,
     parse_size,
     parse_texts,
@@ -29,7 +30,7 @@ from kernel_provider.values import (
 )
 
 LIMITS: Final[Mapping[str, Callable[[object], Limit]]] = {
-    "memory": parse_size,
+    "memory": parse_memory,
     "cpus": parse_number,
     "pids": parse_count,
     "tmp_size": parse_size,

@@ -7,6 +7,7 @@ what happened, the second how to mend it. No per cent signs: jupyter_server doub
 them.
 """
 
+import errno
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -101,6 +102,21 @@ class RuntimeFolderError(SandboxError):
     fix = "set EXECUTOR_ML_RUNTIME_DIR to a short path to a folder that only you can enter"
 
 
+class RuntimeFolderFullError(RuntimeFolderError):
+    """The disk of that folder is full."""
+
+    summary = "the folder for kernel sockets, {path}, cannot be used: its disk is full"
+    fix = "free some room on the disk of {path}, or set EXECUTOR_ML_RUNTIME_DIR to another folder"
+
+
+class ConnectionFileError(SandboxError):
+    """Jupyter's own file for a kernel, which clients read, could not be written."""
+
+    exit_code = 73
+    summary = "the connection file {path} cannot be written: {reason}"
+    fix = "free or mend that folder, or set JUPYTER_RUNTIME_DIR to another one"
+
+
 class EngineError(SandboxError):
     """The container engine did not do what it was asked."""
 
@@ -133,6 +149,20 @@ class EngineAddressError(EngineError):
     exit_code = 78
     summary = "DOCKER_HOST is {address}, and a sandbox needs an engine on this machine"
     fix = "set DOCKER_HOST to unix:///path/to/docker.sock, or unset it"
+
+
+class EngineDiskError(EngineError):
+    """The engine has no room for another container."""
+
+    summary = "the container engine failed to {action}: its disk is full, at {folder}"
+    fix = "free some room there: docker system df tells what takes it, executor-ml doctor how much"
+
+
+class SandboxLeftError(EngineError):
+    """A sandbox has ended, and the engine did not remove what is left of it."""
+
+    summary = "the container engine did not remove {container}, which has ended: {reason}"
+    fix = "nothing of it runs; once the engine answers, the next start or executor-ml prune does it"
 
 
 class GpuError(EngineError):
@@ -245,6 +275,13 @@ class CudaTorchError(BuildError):
 
     summary = "{what} brings in CUDA packages that this image has no use for: {packages}"
     fix = "take the CPU build of torch: pip finds it with --extra-index-url {index}"
+
+
+def of_runtime_folder(root: str, error: OSError) -> RuntimeFolderError:
+    """What went wrong below the folder for sockets, told as the folder's."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return RuntimeFolderFullError(path=root)
+    return RuntimeFolderError(path=root, reason=error.strerror or "unusable")
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

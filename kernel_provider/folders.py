@@ -8,19 +8,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from kernel_provider.errors import RuntimeFolderError
+from kernel_provider.errors import RuntimeFolderError, of_runtime_folder
 from kernel_provider.warden import cgroup
 
 RUNTIME_VARIABLE: Final = "EXECUTOR_ML_RUNTIME_DIR"
 SOCKET_PATH_LIMIT: Final = 107
-_UNWRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+LONGEST: Final = "/s-4194304-9999999999-ffffff/.c-5"
+"""The end of the longest path of a socket: by the highest pid and three years of uptime,
+so that a folder that will do for one process does for all."""
 
 
 def runtime_root(environ: Mapping[str, str]) -> str:
     """Make and check the private folder that all sockets of this user live in.
 
-    Raises RuntimeFolderError where it belongs to somebody else, is open to others or
-    its path is too long for a socket.
+    Raises RuntimeFolderError where it belongs to somebody else, is open to others, is on
+    a full disk, or its path is too long for a socket.
     """
     if environ.get(RUNTIME_VARIABLE):
         root = environ[RUNTIME_VARIABLE]
@@ -28,20 +30,27 @@ def runtime_root(environ: Mapping[str, str]) -> str:
         root = f"{environ['XDG_RUNTIME_DIR']}/executor-ml"
     else:
         root = f"/tmp/executor-ml-{os.getuid()}"  # noqa: S108  checked below
-    longest = f"{root}/{folder_name('s')}/.c-5"
-    if len(longest) > SOCKET_PATH_LIMIT:
-        excess = len(longest) - SOCKET_PATH_LIMIT
-        raise RuntimeFolderError(path=root, reason=f"its path is {excess} characters too long")
-    try:
+    size, most = len(os.fsencode(root)), SOCKET_PATH_LIMIT - len(LONGEST)
+    if size > most:
+        reason = f"its path has {size} bytes, and {most} are possible"
+        raise RuntimeFolderError(path=root, reason=reason)
+    with usable(root):
         Path(root).mkdir(mode=0o700, parents=True, exist_ok=True)
         facts = Path(root).lstat()
-    except OSError as error:
-        raise RuntimeFolderError(path=root, reason=error.strerror or "unusable") from error
     if facts.st_uid != os.getuid():
         raise RuntimeFolderError(path=root, reason="it belongs to another user")
     if facts.st_mode & 0o077 or not Path(root).is_dir() or Path(root).is_symlink():
         raise RuntimeFolderError(path=root, reason="it is open to others, or not a folder")
     return root
+
+
+@contextmanager
+def usable(root: str) -> Iterator[None]:
+    """What goes wrong below the folder is told as the folder's: RuntimeFolderError."""
+    try:
+        yield
+    except OSError as error:
+        raise of_runtime_folder(root, error) from error
 
 
 def folder_name(kind: str) -> str:

@@ -128,6 +128,19 @@ def installed() -> tuple[Kernelspec, ...]:
     return tuple(spec for spec in found if spec is not None)
 
 
+def others() -> tuple[str, ...]:
+    """Names of the rest: their kernels run outside of any sandbox, as far as is known.
+
+    Those that a server is told to hide are among them: it starts them all the same.
+    """
+    from jupyter_client.kernelspec import KernelSpecManager  # noqa: PLC0415  100 ms
+
+    folders = KernelSpecManager().find_kernel_specs()
+    return tuple(
+        name for name, folder in sorted(folders.items()) if read_file(name, Path(folder)) is None
+    )
+
+
 def named(name: str) -> Kernelspec:
     """The kernelspec of ours with that name; raises KernelspecMissingError."""
     specs = {spec.name: spec for spec in installed()}

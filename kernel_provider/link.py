@@ -4,6 +4,7 @@ The connection is the lifeline as well: while it is open, the sandbox lives.
 """
 
 import asyncio
+import errno
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from kernel_provider.errors import (
     SandboxError,
     WardenError,
     from_wire,
+    of_runtime_folder,
 )
 from kernel_provider.warden.order import Order
 from kernel_provider.warden.rendezvous import BACKLOG
@@ -147,11 +149,14 @@ class Link:
         try:
             connection.setblocking(False)  # noqa: FBT003
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-                listener.bind(f"{order.folder}/w")
+                try:
+                    listener.bind(f"{order.folder}/w")
+                except OSError as error:
+                    raise of_runtime_folder(str(Path(order.folder).parent), error) from error
                 listener.listen(BACKLOG)
                 connection.connect(f"{order.folder}/w")
                 _send(connection, words, brought)
-                return cls(connection, order.folder, start_warden(order, listener))
+                return cls(connection, order.folder, _start_warden(order, listener))
         except BaseException:
             connection.close()
             raise
@@ -289,6 +294,16 @@ class Link:
         if self.death is None:
             self.subscribers = subscribers
             self.death = STOPPED
+
+
+def _start_warden(order: Order, listener: socket.socket) -> int:
+    """A warden's pid; what stands in its way is mostly its log, on a full disk."""
+    try:
+        return start_warden(order, listener)
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise of_runtime_folder(str(Path(order.folder).parent), error) from error
+        raise WardenError(reason=f"cannot be started: {error.strerror or error}") from error
 
 
 def _send(

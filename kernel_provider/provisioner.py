@@ -16,6 +16,7 @@ from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 
 from kernel_provider.admin import AdminPolicy
 from kernel_provider.ceilings import Ceilings, read_ceilings
+from kernel_provider.errors import ConfigError, ConnectionFileError
 from kernel_provider.link import Death
 from kernel_provider.policy import KernelPolicy, parse_policy
 from kernel_provider.session import Session
@@ -47,6 +48,7 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
         super().__init__(**known)
         self.config_given = kwargs
         self.session: Session | None = None
+        self.troubles: list[str] = []
         self._told = False
 
     @property
@@ -119,7 +121,11 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
         manager.ip = session.ip
         for number, name in enumerate(CHANNELS, start=1):
             setattr(manager, f"{name}_port", number)
-        manager.write_connection_file()
+        try:
+            manager.write_connection_file()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ConnectionFileError(path=manager.connection_file, reason=reason) from error
         self.connection_info = manager.get_connection_info()
 
     async def launch_kernel(
@@ -157,7 +163,12 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
         if self.policy.pool and session.recipe is not None and self._is_a_servers():
             from kernel_provider.pool import keeper  # noqa: PLC0415  for servers only
 
-            keeper.of_this_process().want(session.recipe, self._kernel_name)
+            try:
+                keeper.of_this_process().want(session.recipe, self._kernel_name)
+            except ConfigError as error:
+                self.log.warning(
+                    "No sandbox of kernel %s is kept warm: %s", self._kernel_name, error
+                )
         self.log.info("Kernel %s runs in the container %s", self.kernel_id, session.container)
         self.log.debug("Sandbox of kernel %s: %s", self.kernel_id, facts)
         return self.connection_info
@@ -191,8 +202,7 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
         session = self.session
         if session is None or not session.has_sandbox:
             return 0
-        for trouble in session.troubles():
-            self.log.warning("Kernel %s: %s", self.kernel_id, trouble)
+        self._tell_troubles(session)
         death = session.death
         if death is None:
             return None
@@ -214,6 +224,12 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
             "memory_peak": death.memory_peak,
         }
         self.log.warning("Kernel %s died. %s", self.kernel_id, death, extra=fields)
+
+    def _tell_troubles(self, session: Session) -> None:
+        """Log what the engine refused, and keep it for whoever asks."""
+        for trouble in session.troubles():
+            self.troubles.append(trouble)
+            self.log.warning("Kernel %s: %s", self.kernel_id, trouble)
 
     async def wait(self) -> int | None:
         """Wait until the kernel has ended, with all its processes."""
@@ -257,9 +273,11 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
             session.stop()
         if not restart:
             await session.gone(STOP_WITHIN)
+            self._tell_troubles(session)
             self._drop(session)
             return
         await session.ended(STOP_WITHIN)
+        self._tell_troubles(session)
         if self.session is session:  # nobody let go of it meanwhile
             session.restore_paths()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from kernel_provider import __version__
-from kernel_provider.folders import folder_name, written
+from kernel_provider.folders import folder_name, usable
 from kernel_provider.hardening import sandbox_spec
 from kernel_provider.policy import KernelPolicy
 from kernel_provider.warden.order import Order
@@ -35,8 +35,7 @@ class Recipe:
         """An order for a warden, and its folder below ``root``.
 
         One that is to be ``parked`` imports what notebooks usually begin with. ``trace``
-        is a file to note steps in.
-        Raises EnvironmentTooLargeError, RuntimeFolderError.
+        is a file to note steps in. Raises EnvironmentTooLargeError, and RuntimeFolderError.
         """
         folder = f"{root}/{folder_name('w')}"
         order = Order(
@@ -53,7 +52,7 @@ class Recipe:
             digest=self.digest() if parked else "",
             trace=trace,
         )
-        with written(root):
+        with usable(root):
             Path(folder).mkdir(mode=0o700)  # last: what can't be ordered leaves nothing
         return order
 

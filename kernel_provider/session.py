@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -22,7 +23,7 @@ from kernel_provider.children import reap_later, remove_remains
 from kernel_provider.engines import open_engine
 from kernel_provider.engines.docker import NAME_PREFIX, find_socket
 from kernel_provider.errors import SandboxError, WardenError
-from kernel_provider.folders import folder_name, runtime_root, written
+from kernel_provider.folders import folder_name, runtime_root, usable
 from kernel_provider.link import GRACE, Death, Link
 from kernel_provider.policy import KernelPolicy
 from kernel_provider.recipe import Recipe
@@ -58,14 +59,17 @@ class Session:
         self._root = runtime_root(environ)
         self.folder = folder or f"{self._root}/{folder_name('s')}"
         self._outer: list[socket.socket] = []
-        if not folder:
-            self._bind()
         self._link: Link | None = None
         self._subscribers = 0
         self.served = False
         self._warm = False
         self._begin_cold: Callable[[], Link]
         self.recipe: Recipe | None = None
+        weakref.finalize(self, _unbind, self._outer, self.folder, os.getpid())
+        if not folder:
+            with usable(self._root):
+                Path(self.folder).mkdir(mode=0o700)
+                self._bind()
 
     @property
     def ip(self) -> str:
@@ -73,40 +77,29 @@ class Session:
         return f"{self.folder}/c"
 
     def _bind(self) -> None:
-        """Make the folder and the outer sockets in it; all of them, or nothing stays."""
+        """All five, or nothing is left of the folder."""
         try:
-            with written(self._root):
-                Path(self.folder).mkdir(mode=0o700)
-                for number in range(1, len(CHANNELS) + 1):
-                    self._outer.append(self._listen(number))
+            for number in range(1, len(CHANNELS) + 1):
+                listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                self._outer.append(listener)
+                listener.bind(f"{self.folder}/.c-{number}")
+                listener.listen(BACKLOG)
+                os.link(f"{self.folder}/.c-{number}", f"{self.ip}-{number}")
         except BaseException:
-            for listener in self._outer:
-                listener.close()
-            shutil.rmtree(self.folder, ignore_errors=True)
+            _unbind(self._outer, self.folder, os.getpid())
             raise
-
-    def _listen(self, number: int) -> socket.socket:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            listener.bind(f"{self.folder}/.c-{number}")
-            listener.listen(BACKLOG)
-            os.link(f"{self.folder}/.c-{number}", f"{self.ip}-{number}")
-        except BaseException:
-            listener.close()
-            raise
-        return listener
 
     def restore_paths(self) -> None:
         """Put the sockets' names back, which Jupyter removes on each restart."""
         for number in range(1, len(CHANNELS) + 1):
-            with suppress(FileExistsError):
+            with usable(self._root), suppress(FileExistsError):
                 os.link(f"{self.folder}/.c-{number}", f"{self.ip}-{number}")
 
     def _take_over_paths(self) -> None:
         """Bind anew what another process bound: clients find their way by the paths."""
         for path in Path(self.folder).glob("*c-*"):
             path.unlink()
-        self._outer = [self._listen(number) for number in range(1, len(CHANNELS) + 1)]
+        self._bind()
 
     # --- starting ---------------------------------------------------------------------
 
@@ -124,7 +117,7 @@ class Session:
         ``env``, ``cwd`` and ``workspace`` are brought by the claim, ``key`` signs
         messages; a workspace is the working directory, too, and stays the caller's to
         close, once ``launched`` has returned. Raises EngineAddressError,
-        EnvironmentTooLargeError and RuntimeFolderError.
+        EnvironmentTooLargeError, RuntimeFolderError, and WardenError.
         """
         if not self._outer:
             self._take_over_paths()
@@ -172,7 +165,7 @@ class Session:
         self._warm = False
         order = recipe.order(self._root, trace=self._trace.path)
         try:
-            with written(self._root):
+            with usable(self._root):
                 link = Link.claim(order, claim, brought)
         except BaseException:
             shutil.rmtree(order.folder, ignore_errors=True)
@@ -305,11 +298,7 @@ class Session:
     def close(self) -> None:
         """Let go: the sandbox ends unless another owner holds it. Twice is fine."""
         self.hang_up()
-        for listener in self._outer:
-            listener.close()
-        if self._outer:
-            self._outer = []
-            shutil.rmtree(self.folder, ignore_errors=True)
+        _unbind(self._outer, self.folder, os.getpid())
 
     def hang_up(self) -> None:
         """Let go of the sandbox and keep the outer sockets, where clients wait for another.
@@ -331,6 +320,20 @@ class Session:
         if self._link is None:
             raise WardenError(reason="was never started")
         return self._link
+
+
+def _unbind(outer: list[socket.socket], folder: str, maker: int) -> None:
+    """Close the outer sockets and remove their folder, unless they are another's.
+
+    A session does so when it is closed, or forgotten: Jupyter drops a kernel whose restart
+    has failed without a word. A forked child that forgets it harms nobody.
+    """
+    if not outer or os.getpid() != maker:
+        return
+    for listener in outer:
+        listener.close()
+    outer.clear()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def prune(environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ sentence "this is not possible: ...".
 """
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -51,6 +52,12 @@ def parse_size(text: object) -> int:
         msg = 'write a size such as "512m" or "2 GB"'
         raise ValueError(msg)
     return int(float(match[1]) * _UNITS[match[2]])
+
+
+def parse_memory(text: object) -> int:
+    """Bytes in whole pages, rounded down: a control group holds no others, and never more."""
+    size = parse_size(text)
+    return size - size % os.sysconf("SC_PAGE_SIZE")
 
 
 def parse_number(value: object) -> float:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 Edit = Callable[[Any], Any]
@@ -108,12 +109,18 @@ def plain(target: str) -> str:
 
 
 @contextmanager
-def proxied(engine: str) -> Iterator[EngineProxy]:
-    """A proxy before the engine's socket at ``engine``, in a thread."""
+def proxied(engine: str, *, everybody: bool = False) -> Iterator[EngineProxy]:
+    """A proxy before the engine's socket at ``engine``, in a thread.
+
+    It is for this process's user, or for ``everybody``.
+    """
     folder = tempfile.mkdtemp(prefix="exp-", dir="/tmp")
     proxy = EngineProxy(engine=engine, path=f"{folder}/s")
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(proxy.path)
+    if everybody:
+        Path(folder).chmod(0o755)
+        Path(proxy.path).chmod(0o666)
     listener.listen(64)
 
     def accept() -> None:

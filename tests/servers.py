@@ -63,12 +63,17 @@ def serving(
     kill: bool = False,
     command: Sequence[str] = BARE,
     environ: Mapping[str, str] | None = None,
+    prefix: Sequence[str] = (),
 ) -> Iterator[Server]:
-    """A server that shows ``folder``; ``environ`` is on top of this process's."""
+    """A server that shows ``folder``; ``environ`` is on top of this process's.
+
+    ``prefix`` is a command that starts it as somebody else.
+    """
     server = Server(port=free_port(), token="t", log=folder / "log")  # noqa: S106
     with server.log.open("w") as log:
         process = subprocess.Popen(
             [
+                *prefix,
                 str(BIN / command[0]),
                 *command[1:],
                 "--allow-root",

@@ -227,6 +227,8 @@ def _tell(result: RunResult, output: Path | None, html: Path | None, stream: Tex
     saved = " and ".join(str(path) for path in (output, html) if path is not None)
     if saved:
         print(f"saved {saved} after {result.seconds:.1f} s", file=stream, flush=True)
+    for warning in result.warnings:
+        print(f"executor-ml: {warning}", file=sys.stderr)
     if result.exit_code:
         summary, fix = explain(result, output)
         print(f"executor-ml: {summary}\nFix: {fix}", file=sys.stderr)
@@ -244,6 +246,7 @@ def _report(args: argparse.Namespace, result: RunResult, output: Path | None) ->
         "limits": dict(result.limits),
         "cells": [asdict(cell) for cell in result.cells],
         "death": asdict(result.death) if result.death else None,
+        "warnings": list(result.warnings),
         "error": None,
     }
 
@@ -262,5 +265,6 @@ def _failure(args: argparse.Namespace, error: SandboxError) -> dict[str, Any]:
         "limits": {},
         "cells": [],
         "death": None,
+        "warnings": [],
         "error": {"name": type(error).__name__, "summary": summary, "fix": fix},
     }

@@ -1,6 +1,6 @@
 """Judge what was found: one small pure function for each line of the report."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -224,10 +224,32 @@ def server(facts: Facts) -> CheckResult:
     if facts.server.terminals:
         open_.append("scripts in a notebook's output can open terminals on this machine")
         settings.append("ServerApp.terminals_enabled = False")
+    if facts.server.installs:
+        open_.append("they can install packages here")
+        settings.append('LabApp.extension_manager = "readonly"')
     if not open_:
-        return ok(name, "no offline buffering, no terminals")
+        return ok(name, "no offline buffering, no terminals, no installing")
     remedy = "in jupyter_server_config.py: " + "; ".join(f"c.{line}" for line in settings)
     return warn(name, "; ".join(open_), remedy)
+
+
+def other_kernels(facts: Facts) -> CheckResult:
+    """Whether a script in an output finds a kernel outside of any sandbox to start."""
+    name = "other kernels"
+    if facts.server is None:
+        return skip(name, "jupyter_server is not installed here")
+    if not facts.other_kernels:
+        return ok(name, "every kernelspec asks for a sandbox")
+    listed, first = _some(facts.other_kernels), facts.other_kernels[0]
+    found = f"scripts in a notebook's output can start kernels outside of any sandbox: {listed}"
+    instead = f"executor-ml install --sys-prefix --name {first} --replace"
+    return warn(name, found, f"with untrusted notebooks, remove them, or put ours there: {instead}")
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few, and how many more there are."""
+    more = len(names) - _SHOWN
+    return f"{', '.join(names[:_SHOWN])}{f' and {more} more' if more > 0 else ''}"
 
 
 def runtime(facts: Facts) -> CheckResult:
@@ -264,10 +286,7 @@ def leftovers(facts: Facts) -> CheckResult:
         return skip(LEFTOVERS, "could not be looked for")
     if not facts.leftovers:
         return ok(LEFTOVERS, "none")
-    shown = ", ".join(facts.leftovers[:_SHOWN])
-    more = len(facts.leftovers) - _SHOWN
-    found = f"{shown}{f' and {more} more' if more > 0 else ''}"
-    return warn(LEFTOVERS, found, "run: executor-ml prune")
+    return warn(LEFTOVERS, _some(facts.leftovers), "run: executor-ml prune")
 
 
 ENGINE_CHECKS: Final[tuple[Check, ...]] = (
@@ -277,7 +296,7 @@ ENGINE_CHECKS: Final[tuple[Check, ...]] = (
     _of_engine("limits", limits),
     _of_engine("seccomp", seccomp),
 )
-JUPYTER_CHECKS: Final[tuple[Check, ...]] = (provisioner, jupyter, orjson, server)
+JUPYTER_CHECKS: Final[tuple[Check, ...]] = (provisioner, jupyter, orjson, server, other_kernels)
 HOST_CHECKS: Final[tuple[Check, ...]] = (runtime, runtime_disk, engine_disk, leftovers)
 
 

@@ -30,6 +30,7 @@ def gather(environ: Mapping[str, str]) -> Facts:
         ceilings=ceilings,
         images={} if isinstance(found, SandboxError) else _images(found, specs),
         kernelspecs=specs,
+        other_kernels=kernelspecs.others(),
         provisioner_problem=jupyter.provisioner_problem(),
         jupyters=jupyter.jupyters(environ.get("PATH", os.defpath)),
         orjson=jupyter.version_of("orjson"),

@@ -95,4 +95,9 @@ def server_settings() -> ServerSettings | None:
     terminals = server.get("terminals_enabled", True) and extensions.get(
         "jupyter_server_terminals", version_of("jupyter_server_terminals") is not None
     )
-    return ServerSettings(buffers_offline=bool(buffers), terminals=bool(terminals))
+    manager = config.get("LabApp", {}).get("extension_manager", "pypi")
+    return ServerSettings(
+        buffers_offline=bool(buffers),
+        terminals=bool(terminals),
+        installs=version_of("jupyterlab") is not None and manager != "readonly",
+    )

@@ -86,10 +86,14 @@ class Listing:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSettings:
-    """Settings of the Jupyter server that matter with untrusted kernels."""
+    """Settings of the Jupyter server that matter with untrusted kernels.
+
+    ``installs`` is whether JupyterLab's page can install packages.
+    """
 
     buffers_offline: bool = True
     terminals: bool = True
+    installs: bool = True
     problem: str = ""
 
 
@@ -106,7 +110,8 @@ class Facts:
     """Everything that the checks look at; an error stands where a value would.
 
     ``jupyters`` are the programs that a person may start: the one on PATH first, then
-    the one of this environment. ``orjson`` and ``server`` are None where those are not
+    the one of this environment. ``other_kernels`` are kernelspecs that are not ours.
+    ``orjson`` and ``server`` are None where those are not
     installed, ``leftovers`` where nobody could be asked.
     """
 
@@ -114,6 +119,7 @@ class Facts:
     ceilings: Ceilings | SandboxError
     images: Mapping[str, ImageFacts | SandboxError] = field(default_factory=dict)
     kernelspecs: tuple[Kernelspec, ...] = ()
+    other_kernels: tuple[str, ...] = ()
     provisioner_problem: str = ""
     jupyters: tuple[Listing, ...] = ()
     orjson: str | None = None

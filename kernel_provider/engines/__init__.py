@@ -93,6 +93,10 @@ class Engine(Protocol):
         """The same engine, whose calls all end by then (monotonic clock)."""
         ...
 
+    def disk(self) -> str:
+        """The folder where images and containers lie, on the machine that runs them."""
+        ...
+
     def id_range(self) -> tuple[int, int]:
         """First uid that sandboxes may have, and how many there are."""
         ...

@@ -150,6 +150,11 @@ class DockerEngine:
         """Its versions, of the program and of the API."""
         return self._mapping("/version")
 
+    def disk(self) -> str:
+        """Its data root."""
+        with understood("describe itself"):
+            return str(self.info()["DockerRootDir"])
+
     def id_range(self) -> tuple[int, int]:
         """High uids that nothing else uses, unless the engine maps only 65536 of them."""
         with understood("describe itself"):
@@ -305,6 +310,8 @@ class DockerEngine:
             raise EngineUnreachableError(
                 socket=self.path, reason=error.strerror or str(error)
             ) from error
+        if not answer:  # it was killed meanwhile
+            raise EngineUnreachableError(socket=self.path, reason="it hung up without an answer")
         head, _, data = answer.partition(b"\r\n\r\n")
         parts = head.split(b" ", 2)
         if len(parts) < 2 or not parts[1].isdigit():

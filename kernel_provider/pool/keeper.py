@@ -21,7 +21,7 @@ from functools import cache
 from typing import Final
 
 from kernel_provider.children import reap_later
-from kernel_provider.errors import SandboxError
+from kernel_provider.errors import ConfigError, SandboxError
 from kernel_provider.folders import runtime_root
 from kernel_provider.link import Link
 from kernel_provider.pool.plan import Want, plan
@@ -172,9 +172,18 @@ def _drop(link: Link) -> None:
 
 
 def memory_ceiling(environ: Mapping[str, str]) -> int:
-    """Bytes that all parked sandboxes of a user may take: as told, or a share of all."""
+    """Bytes that all parked sandboxes of a user may take: as told, or a share of all.
+
+    Raises ConfigError where what is told is no size.
+    """
     if CEILING_VARIABLE in environ:
-        return parse_size(environ[CEILING_VARIABLE])
+        told = environ[CEILING_VARIABLE]
+        try:
+            return parse_size(told)
+        except ValueError as error:
+            raise ConfigError(
+                source="the environment", key=CEILING_VARIABLE, value=told, reason=str(error)
+            ) from error
     return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * SHARE)
 
 

@@ -321,6 +321,7 @@ class _Run:
             death=self.death,
             limits=self.limits,
             document=books.dump(self.book),
+            warnings=self.kernel.troubles,
         )
 
     def _save(self, document: str) -> None:

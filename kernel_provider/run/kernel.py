@@ -156,6 +156,10 @@ class Kernel:
         held = self._provisioner
         assert held is not None  # noqa: S101  it was started
         return held.policy.message_size
+    def troubles(self) -> tuple[str, ...]:
+        """What the engine refused; complete after the end."""
+        held = self._provisioner
+        return tuple(held.troubles) if held is not None else ()
 
     @property
     def limits(self) -> dict[str, Any]:

@@ -121,7 +121,7 @@ class RunResult:
     """A run that began: what became of each cell, and where the notebook is.
 
     ``limits`` are those in force; empty where the kernel never started. ``document``
-    is the executed notebook's JSON text.
+    is the executed notebook's JSON text, ``warnings`` what the engine refused meanwhile.
     """
 
     exit_code: ExitCode
@@ -130,6 +130,7 @@ class RunResult:
     death: Ending | None
     limits: Mapping[str, Any]
     document: str
+    warnings: tuple[str, ...] = ()
 
     @property
     def culprit(self) -> CellReport | None:

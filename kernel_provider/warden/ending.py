@@ -113,6 +113,8 @@ class Ending:
         if warden.sandbox is not None and warden.sandbox.end():
             warden.owners.say({"event": "stopped", "subscribers": subscribers})
         gone = self._remove()
+        if gone and warden.sandbox is not None and warden.sandbox.left is not None:
+            warden.owners.say({"event": "trouble", "text": str(warden.sandbox.left)})
         warden.owners.say({"event": "gone", "clean": gone, "subscribers": subscribers})
         warden.loop.stop()
 

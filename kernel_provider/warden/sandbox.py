@@ -15,19 +15,21 @@ from typing import TYPE_CHECKING, Final
 
 from kernel_provider import names
 from kernel_provider.engines import ContainerState, Engine, NameTakenError, SandboxSpec
-from kernel_provider.engines.docker import CPU_PERIOD
+from kernel_provider.engines.docker import CPU_PERIOD, NAME_PREFIX
 from kernel_provider.errors import (
+    EngineDiskError,
     EngineError,
     EngineUnreachableError,
     GpuError,
     ImageProtocolError,
     LimitNotHeldError,
     PreloadError,
-    RuntimeFolderError,
     SandboxError,
+    SandboxLeftError,
     StartError,
     StartMemoryError,
     WorkspaceError,
+    of_runtime_folder,
 )
 from kernel_provider.trace import OFF, Trace
 from kernel_provider.warden import cgroup, rendezvous, uids
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from kernel_provider.warden.death import Cause, Facts
 
 UID_TRIES: Final = 64
+FULL: Final = 1 << 20
+"""Bytes of free room below which an engine's disk is full: a container takes some."""
 GONE_WITHIN: Final = 10.0
 ENDED_WITHIN: Final = 0.5
 """Seconds for a sandbox to end by itself before the engine is asked."""
@@ -68,7 +72,8 @@ class Sandbox:
         """Listen for the guardian; nothing is asked of the engine. Raises RuntimeFolderError."""
         self._address = address
         self._trace = trace
-        self._memo = f"{os.path.dirname(folder)}/uids"
+        root = os.path.dirname(folder)
+        self._memo = f"{root}/uids"
         self.engine = engine
         self.spec = replace(
             spec, labels={**spec.labels, names.LABEL_WARDEN: cgroup.identity(os.getpid())}
@@ -84,10 +89,11 @@ class Sandbox:
         self._meeting = f"{folder}/r"
         self._engine_life: uids.Life = []
         self.removed = False
+        self.left: SandboxLeftError | None = None
         try:
             self.listener = rendezvous.listen_for_guardian(self._meeting)
         except OSError as error:
-            raise _unusable(folder, error) from error
+            raise of_runtime_folder(root, error) from error
 
     def bind(self) -> None:
         """Make the sockets that the kernel will serve, in this process's network.
@@ -97,13 +103,14 @@ class Sandbox:
         try:
             self.sockets = rendezvous.InnerSockets(f"{self._folder}/i")
         except OSError as error:
-            raise _unusable(self._folder, error) from error
+            raise of_runtime_folder(os.path.dirname(self._folder), error) from error
 
     def launch(self, until: float) -> None:
         """Create and start the container by then (monotonic), and find its control group.
 
-        Raises EngineError, GpuError, ImageMissingError, ImageProtocolError,
-        LimitNotHeldError, StartError, and EndedError where its PID 1 has ended already.
+        Raises EngineError, EngineDiskError, GpuError, ImageMissingError,
+        ImageProtocolError, LimitNotHeldError, StartError, and EndedError where its PID 1
+        has ended already.
         """
         engine = self.engine.by(until)
         image = engine.image(self.spec.image)
@@ -113,9 +120,12 @@ class Sandbox:
         self.image_id = image.id
         self.takes_workspace = names.LABEL_WORKSPACE in image.labels
         self._trace.mark("warden: image inspected")
-        self._create(engine, image.id)
-        self._trace.mark("warden: created")
-        self._start(engine)
+        try:
+            self._create(engine, image.id)
+            self._trace.mark("warden: created")
+            self._start(engine)
+        except EngineError as error:
+            raise _for_want_of_room(engine, error) from error
         self._trace.mark("warden: started")
         state = engine.inspect(self.container)
         if state is None or not state.running:
@@ -315,8 +325,8 @@ class Sandbox:
 
         An engine has been seen to forget a container whose processes ran on, so its
         word is not enough (D3); nor is it needed, since PID 1 ends with its connection.
-        What the engine does not remove, in its own time or by then (monotonic), stays
-        un-``removed``, for another try or the next sweep. Twice is fine.
+        What the engine does not remove, in its own time or by then (monotonic), is
+        ``left`` with the reason, for another try or the next sweep. Twice is fine.
         """
         if self.guardian is not None:
             self.guardian.close()
@@ -327,9 +337,13 @@ class Sandbox:
         if not self.container:
             return True
         if not self.removed:
-            with suppress(EngineError):
+            try:
                 self.engine.by(until).remove(self.container)
-                self.removed = True
+            except EngineError as error:
+                reason = str(error).partition("\n")[0]
+                self.left = SandboxLeftError(container=f"{NAME_PREFIX}{self.uid}", reason=reason)
+            else:
+                self.removed, self.left = True, None
         return _until(self._is_gone, GONE_WITHIN)
 
     def _is_gone(self) -> bool:
@@ -346,8 +360,20 @@ class Sandbox:
             return False
 
 
-def _unusable(folder: str, error: OSError) -> RuntimeFolderError:
-    return RuntimeFolderError(path=folder, reason=error.strerror or "unusable")
+def _for_want_of_room(engine: Engine, error: EngineError) -> EngineError:
+    """The same error, or a better one where the engine's disk is what is wrong.
+
+    The engine's own words are not looked at: they differ from one version to the next.
+    """
+    if type(error) is not EngineError:
+        return error
+    with suppress(EngineError, OSError):
+        folder = engine.disk()
+        space = os.statvfs(folder)
+        no_files = space.f_files and not space.f_favail
+        if no_files or space.f_bavail * space.f_frsize < FULL:
+            return EngineDiskError(action=error.data["action"], folder=folder)
+    return error
 
 
 def _unreadable(why: str) -> LimitNotHeldError:

@@ -28,6 +28,14 @@ def shared_kernel(image: str) -> Iterator[tuple[KernelManager, BlockingKernelCli
         yield pair
 
 
+@pytest.fixture(scope="module")
+def own_kernelspecs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a page's commands install for the user is there for this module and no other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_DATA_DIR", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
 @pytest.fixture
 def proxy(monkeypatch: pytest.MonkeyPatch, image: str) -> Iterator[EngineProxy]:
     """An engine whose calls are written down, and can be held, changed or refused."""

@@ -35,6 +35,7 @@ from kernel_provider.engines.docker import find_socket
 from kernel_provider.errors import (
     CeilingError,
     ConfigError,
+    ConnectionFileError,
     EngineError,
     EngineUnreachableError,
     ImageMissingError,
@@ -692,8 +693,8 @@ def test_a_launch_that_ends_before_it_began_leaves_nothing(watch: Watch, tmp_pat
     """No connection file can be written: the sockets that were bound for it go."""
     km = manager()
     km.connection_file = str(tmp_path / "none" / "kernel.json")
-    with pytest.raises(FileNotFoundError):
-        km.start_kernel()
+    text = fails(km, ConnectionFileError)
+    assert f"the connection file {tmp_path}/none/kernel.json cannot be written: No such" in text
     assert provisioner(km).session is None
     km.connection_file = str(tmp_path / "kernel.json")
     with started(km) as client:

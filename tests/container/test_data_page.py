@@ -9,7 +9,7 @@ from pages import blocks, commands, read, typed
 from kernel_provider.ceilings import read_ceilings
 from kernel_provider.values import MIB
 
-pytestmark = [pytest.mark.container, pytest.mark.usefixtures("image")]
+pytestmark = [pytest.mark.container, pytest.mark.usefixtures("image", "own_kernelspecs")]
 
 SECTIONS = dict(part.split("\n", 1) for part in read("docs/data.md").split("\n## ")[1:])
 

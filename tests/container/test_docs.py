@@ -41,6 +41,7 @@ from kernel_provider.errors import (
     StartError,
 )
 from kernel_provider.folders import runtime_root
+from kernel_provider.kernelspecs import others
 from kernel_provider.policy import parse_policy
 from kernel_provider.setup.engine_host import EngineHome
 from kernel_provider.warden.cgroup import Usage
@@ -531,10 +532,13 @@ def test_the_settings_for_untrusted_notebooks_hold(
     with session_on(lab, "python3") as session:
         assert asked(session, "import socket; socket.gethostname()") == "sandbox"
     monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(lab.log.parent))
+    monkeypatch.setenv("JUPYTER_PATH", str(lab.log.parent / "share/jupyter"))
     settings = server_settings()
     assert settings is not None
     assert not settings.terminals
     assert not settings.buffers_offline
+    assert not settings.installs
+    assert not others()
 
 
 @pytest.fixture

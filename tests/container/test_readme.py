@@ -15,7 +15,7 @@ from kernel_provider.ceilings import LIMITS, Ceilings, read_ceilings
 from kernel_provider.policy import KernelPolicy, parse_policy
 from kernel_provider.warden import death
 
-pytestmark = pytest.mark.container
+pytestmark = [pytest.mark.container, pytest.mark.usefixtures("own_kernelspecs")]
 
 README = read("README.md")
 SETTINGS = read("docs/settings.md")

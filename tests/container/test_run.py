@@ -374,6 +374,7 @@ def test_json_tells_all_there_is(tmp_path: Path) -> None:
             }
         ],
         "death": None,
+        "warnings": [],
         "error": None,
     }
     assert "cell 1 of 1: Sum" in ran.err

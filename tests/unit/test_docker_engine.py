@@ -414,7 +414,7 @@ def test_500_is_told_in_the_engines_words(fake: FakeDocker, client: Engine, call
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (b"", "not an HTTP answer"),
+        (b"", "hung up without an answer"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "not an HTTP answer"),
         (b"\0\xff\x80", "not an HTTP answer"),
         (b"HTTP/1.0 ok\r\n\r\n", "not an HTTP answer"),

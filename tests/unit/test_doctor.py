@@ -54,7 +54,7 @@ GOOD = Facts(
     kernelspecs=(SPEC,),
     jupyters=(Listing(program="/bin/jupyter", names=frozenset({"executor-ml"})),),
     orjson="3.9.15",
-    server=ServerSettings(buffers_offline=False, terminals=False),
+    server=ServerSettings(buffers_offline=False, terminals=False, installs=False),
     runtime="/run/user/1/executor-ml",
     runtime_space=Space(folder="/run/user/1/executor-ml", free=100 * MIB),
     engine_space=Space(folder="/var/lib/docker", free=10_000 * MIB),
@@ -83,7 +83,7 @@ def test_a_good_machine_has_nothing_to_mend() -> None:
     results = examine(GOOD)
     assert {r.status for r in results} == {Status.OK}
     assert not any(r.fix for r in results)
-    assert len({r.name for r in results}) == len(results) == 17
+    assert len({r.name for r in results}) == len(results) == 18
 
 
 UNREACHABLE = EngineUnreachableError(socket="/x", reason="Connection refused")
@@ -251,8 +251,16 @@ BAD: list[tuple[Facts, str, Status, str, str]] = [
         "buffered without bound",
         (
             "c.MappingKernelManager.buffer_offline_messages = False; "
-            "c.ServerApp.terminals_enabled = False"
+            "c.ServerApp.terminals_enabled = False; "
+            'c.LabApp.extension_manager = "readonly"'
         ),
+    ),
+    (
+        replace(GOOD, other_kernels=("ir", "python3")),
+        "other kernels",
+        Status.WARN,
+        "outside of any sandbox: ir, python3",
+        "executor-ml install --sys-prefix --name ir --replace",
     ),
     (
         replace(GOOD, server=ServerSettings(problem="NameError: x")),
@@ -389,7 +397,7 @@ def test_warnings_are_allowed(
     warned = replace(GOOD, leftovers=("x",))
     monkeypatch.setattr("kernel_provider.commands.doctor.gather", lambda _environ: warned)
     assert cli.main(["doctor"]) == 0
-    assert "16 ok, 1 warn" in capsys.readouterr().out
+    assert "17 ok, 1 warn" in capsys.readouterr().out
 
 
 class Lines:

@@ -140,7 +140,7 @@ def test_nothing_that_is_broken_stops_the_look(
     )
     assert "tcp://elsewhere:1" in str(facts.engine)
     assert "EXECUTOR_ML_MAX_MEMORY: memory = 'much'" in str(facts.ceilings)
-    assert "characters too long" in str(facts.runtime)
+    assert "and 74 are possible" in str(facts.runtime)
     assert (facts.leftovers, facts.images) == (None, {})
 
 
@@ -181,9 +181,11 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path
 
 
 def test_without_configuration_the_servers_defaults_count(configs: tuple[Path, Path]) -> None:
-    """It buffers, and has terminals."""
+    """It buffers, has terminals, and lets a page install packages."""
     assert configs
-    assert jupyter.server_settings() == ServerSettings(buffers_offline=True, terminals=True)
+    assert jupyter.server_settings() == ServerSettings(
+        buffers_offline=True, terminals=True, installs=True
+    )
 
 
 def test_configuration_is_read_as_the_server_does(configs: tuple[Path, Path]) -> None:
@@ -193,10 +195,13 @@ def test_configuration_is_read_as_the_server_does(configs: tuple[Path, Path]) ->
         "c.MappingKernelManager.buffer_offline_messages = True\n"
         "c.ServerApp.terminals_enabled = False\n"
     )
+    (system / "jupyter_lab_config.py").write_text('c.LabApp.extension_manager = "readonly"\n')
     (mine / "jupyter_config.json").write_text(
         '{"AsyncMappingKernelManager": {"buffer_offline_messages": false}}'
     )
-    assert jupyter.server_settings() == ServerSettings(buffers_offline=False, terminals=False)
+    assert jupyter.server_settings() == ServerSettings(
+        buffers_offline=False, terminals=False, installs=False
+    )
 
 
 def test_terminals_can_be_off_as_an_extension(configs: tuple[Path, Path]) -> None:

@@ -100,6 +100,15 @@ def test_sizes_are_read_as_people_write_them(text: object, size: int) -> None:
     assert parse_size(text) == size
 
 
+def test_memory_is_whole_pages() -> None:
+    """A control group holds nothing else, and reads back what it holds; ceilings as well."""
+    assert parse({"memory": 512 * MIB + 1}).memory == 512 * MIB
+    held = read_ceilings({"EXECUTOR_ML_MAX_MEMORY": str(256 * MIB + 4095)}, policy_file="/none")
+    assert held.limits["memory"] == 256 * MIB
+    small = {"memory": 256 * MIB + 4095, "tmp_size": "64m"}
+    assert parse(small, held).memory == 256 * MIB
+
+
 @pytest.mark.parametrize(
     ("value", "parsed"),
     [(True, True), (False, False), ("true", True), ("False", False), ("insist", "insist")],

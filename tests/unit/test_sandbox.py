@@ -2,15 +2,18 @@
 
 import math
 import os
+import shutil
 import socket
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from kernel_provider import names
 from kernel_provider.engines import ContainerState, ImageFacts, SandboxSpec
 from kernel_provider.errors import (
+    EngineDiskError,
     EngineError,
     EngineUnreachableError,
     LimitNotHeldError,
@@ -29,9 +32,10 @@ NOBODY = 1 << 30
 class FakeEngine:
     """Starts nothing: its container is whatever process ``pid`` is."""
 
-    def __init__(self, pid: int, *, fails: str = "") -> None:
+    def __init__(self, pid: int, *, fails: str = "", disk: str = "/") -> None:
         self.pid = pid
         self.fails = fails
+        self.where = disk
         self.until = math.inf
         self.removed: list[tuple[str, float]] = []
 
@@ -44,12 +48,18 @@ class FakeEngine:
         """One that fits."""
         return ImageFacts(id="i", labels={names.LABEL_PROTOCOL: str(names.PROTOCOL)})
 
+    def disk(self) -> str:
+        """As told."""
+        return self.where
+
     def id_range(self) -> tuple[int, int]:
         """A small one."""
         return 70_000, 9
 
     def create(self, _spec: SandboxSpec, *, image_id: str, uid: int) -> str:
-        """Name it."""
+        """Name it, or fail."""
+        if self.fails == "create":
+            raise EngineError(action="create", reason="the test says no")
         return f"container-{image_id}-{uid}"
 
     def start(self, _container: str) -> None:
@@ -142,13 +152,47 @@ def test_an_engine_whose_socket_went(folder: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_used(folder: Path) -> None:
-    """The error names it, before the sandbox is made and after that."""
+    """The error names the folder that the person may set, not the one in it."""
     made = sandbox(folder, FakeEngine(0))
-    with pytest.raises(RuntimeFolderError, match=f"{folder}, cannot be used: File exists"):
+    with pytest.raises(RuntimeFolderError, match=f"{folder.parent}, cannot be used: File exists"):
         sandbox(folder, FakeEngine(0))
-    with pytest.raises(RuntimeFolderError, match=f"{folder}, cannot be used: File exists"):
+    with pytest.raises(RuntimeFolderError, match=f"{folder.parent}, cannot be used: File exists"):
         made.bind()
     let_go(made)
+
+
+def test_a_failure_on_a_disk_with_room_is_told_as_it_is(folder: Path) -> None:
+    """Also where that disk cannot be seen from here."""
+    for disk in (str(folder), "/nowhere"):
+        made = sandbox(folder, FakeEngine(0, fails="create", disk=disk))
+        with pytest.raises(EngineError, match="failed to create: the test says no") as caught:
+            made.launch(math.inf)
+        assert type(caught.value) is EngineError
+        let_go(made)
+        for name in ("i", "r"):
+            shutil.rmtree(folder / name)
+
+
+def test_a_failure_on_a_full_disk_is_told_as_that(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the folder that lies on it; whether blocks or files are all that is missing."""
+    real = os.statvfs(folder)
+    for changes in ({"f_bavail": 0}, {"f_favail": 0, "f_files": 1}):
+        facts = SimpleNamespace(
+            **{
+                name: getattr(real, name)
+                for name in ("f_bavail", "f_frsize", "f_files", "f_favail")
+            }
+        )
+        vars(facts).update(changes)
+        monkeypatch.setattr("os.statvfs", lambda _path, facts=facts: facts)
+        made = sandbox(folder, FakeEngine(0, fails="create", disk="/var/lib/engine"))
+        with pytest.raises(EngineDiskError, match="create: its disk is full, at /var/lib/engine"):
+            made.launch(math.inf)
+        let_go(made)
+        for name in ("i", "r"):
+            shutil.rmtree(folder / name)
 
 
 def test_a_removal_that_fails_is_tried_again(folder: Path) -> None:
