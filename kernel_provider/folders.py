@@ -1,6 +1,5 @@
 """The private folder of a user's sockets, and the names of folders in it."""
 
-import errno
 import os
 import secrets
 from collections.abc import Iterator, Mapping
@@ -57,15 +56,3 @@ def folder_name(kind: str) -> str:
     """Name a new folder by its kind and its maker: sweeping goes by both."""
     pid = os.getpid()
     return f"{kind}-{pid}-{cgroup.start_time(pid)}-{secrets.token_hex(3)}"
-
-
-@contextmanager
-def written(folder: str) -> Iterator[None]:
-    """Raise RuntimeFolderError where something cannot be put into ``folder``: a full disk."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _UNWRITABLE:
-            raise
-        reason = error.strerror or "unusable"
-        raise RuntimeFolderError(path=folder, reason=reason) from error

@@ -156,6 +156,8 @@ class Kernel:
         held = self._provisioner
         assert held is not None  # noqa: S101  it was started
         return held.policy.message_size
+
+    @property
     def troubles(self) -> tuple[str, ...]:
         """What the engine refused; complete after the end."""
         held = self._provisioner
