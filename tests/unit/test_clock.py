@@ -14,7 +14,7 @@ TOLD = {
     "models/add.py": "the day on which a model was added",
     "warden/deaths.py": "when a kernel died, and for how many hours that is kept",
     "warden/ending.py": "the same",
-    "warden/lastwords.py": "a message's date",
+    "warden/message.py": "a message's date",
 }
 """Where the time of day is told or written, and nothing is waited for."""
 
