@@ -103,11 +103,11 @@ class Ending:
         if self._verdict is not None:
             warden.owners.say(self._verdict)
         subscribers = 0
-        if warden.relay is not None:
+        if warden.relay is not None and warden.sandbox is not None:  # it served
             subscribers = warden.relay.subscribers()
             warden.relay.close()
-        if warden.sandbox is not None and warden.sandbox.end():
-            warden.owners.say({"event": "stopped", "subscribers": subscribers})
+            if warden.sandbox.end():
+                warden.owners.say({"event": "stopped", "subscribers": subscribers})
         gone = self._remove()
         warden.owners.say({"event": "gone", "clean": gone, "subscribers": subscribers})
         warden.loop.stop()
