@@ -283,18 +283,25 @@ def test_by_command(image: str) -> None:
     assert command("start", "--kernel", "nothing-like-it").returncode == 78
 
 
-def test_restart_takes_a_parked_one() -> None:
-    """Behind the same outer sockets, with the same client; no variable survives."""
+@pytest.mark.parametrize("now", [True, False])
+def test_restart_takes_a_parked_one(*, now: bool) -> None:
+    """Behind the same outer sockets, with the same client, in a fraction of the time.
+
+    No variable survives, no output is lost. Quiet machines take 0.2 s to the next result.
+    """
+    times: dict[str, list[float]] = {"warm": [], "cold": []}
     with kernel({"preload": ["json"]}) as (km, client):
-        run(client, "x = 1")
-        (entry,) = park()
-        begun = time.monotonic()
-        km.restart_kernel(now=True)
-        assert run(client, "x").error["ename"] == "NameError"
-        assert time.monotonic() - begun < 3
-        assert not lying()
-        assert value(client, "2 + 2") == 4
-        assert cgroup.is_alive(entry.pid)
+        for kind in ("warm", "cold", "warm", "cold"):
+            run(client, "x = 1")
+            parked = park() if kind == "warm" else ()
+            begun = time.monotonic()
+            km.restart_kernel(now=now)
+            outcome = run(client, f"print('{kind}', 'x' in globals())")
+            times[kind].append(time.monotonic() - begun)
+            assert outcome.stdout == f"{kind} False\n"
+            assert not lying()
+            assert look_at(km)[0] in {entry.container for entry in parked} or kind == "cold"
+    assert min(times["warm"]) < 0.6 * min(times["cold"]), times
 
 
 def test_a_launch_that_is_traced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
