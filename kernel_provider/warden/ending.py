@@ -107,11 +107,11 @@ class Ending:
         if self._verdict is not None:
             warden.owners.say(self._verdict)
         subscribers = 0
-        if warden.relay is not None:
+        if warden.relay is not None and warden.sandbox is not None:  # it served
             subscribers = warden.relay.subscribers()
             warden.relay.close()
-        if warden.sandbox is not None and warden.sandbox.end():
-            warden.owners.say({"event": "stopped", "subscribers": subscribers})
+            if warden.sandbox.end():
+                warden.owners.say({"event": "stopped", "subscribers": subscribers})
         gone = self._remove()
         if gone and warden.sandbox is not None and warden.sandbox.left is not None:
             warden.owners.say({"event": "trouble", "text": str(warden.sandbox.left)})

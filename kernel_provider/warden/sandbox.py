@@ -315,9 +315,8 @@ class Sandbox:
 
         Removing takes the engine ten times as long. Twice is fine.
         """
-        if self.guardian is None:
-            return not self.container
-        self.guardian.close()
+        if self.guardian is not None:
+            self.guardian.close()
         return _until(self._is_gone, ENDED_WITHIN)
 
     def remove(self, until: float = math.inf) -> bool:

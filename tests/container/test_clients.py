@@ -302,12 +302,15 @@ def test_the_servers_log_has_no_secret(server: Server) -> None:
 def test_a_server_takes_its_kernels_along(
     tmp_path: Path, engine: docker.DockerClient, *, kill: bool
 ) -> None:
-    """Stopped by SIGTERM or killed: its sandboxes are gone within seconds (D3)."""
+    """Stopped by SIGTERM or killed: its sandboxes are gone within seconds (D3).
+
+    So is one that it was parking meanwhile.
+    """
     before = sandboxes(engine)
     with serving(tmp_path, kill=kill) as running:
         assert running.ask("POST", "/api/sessions", new_session(KERNEL))[0] == 201
-        assert len(sandboxes(engine) - before) == 1
-    deadline = time.monotonic() + 5
+        assert 1 <= len(sandboxes(engine) - before) <= 2
+    deadline = time.monotonic() + 15
     while sandboxes(engine) != before and time.monotonic() < deadline:
         time.sleep(0.05)
     assert sandboxes(engine) == before

@@ -29,6 +29,7 @@ from jupyter_client.manager import AsyncKernelManager, KernelManager, start_new_
 from jupyter_core.utils import run_sync
 from kernels import KERNEL, Outcome, collect, kernel, manager, run, run_to_death, started
 from proxy import EngineProxy, proxied
+from sandboxes import look, session_of, until
 
 from kernel_provider import names
 from kernel_provider.engines.docker import find_socket
@@ -309,32 +310,34 @@ def test_a_plain_shutdown_after_torch_needs_no_signal(watch: Watch) -> None:
 def test_terminate_ends_the_kernel_and_wait_gives_its_code(
     watch: Watch, engine: docker.DockerClient
 ) -> None:
-    """SIGTERM ends it; wait() returns when nothing is left; poll() keeps the code."""
+    """SIGTERM ends it; wait() returns when no process is left; poll() keeps the code."""
     km = manager()
     with started(km):
-        container = container_of(engine, km)
+        seen = look(session_of(km), engine)
         ours = provisioner(km)
         wait_for(ours.terminate)
         assert wait_for(ours.wait) == 128 + signal.SIGTERM
         assert wait_for(ours.poll) == 128 + signal.SIGTERM
         assert not km.is_alive()
-        assert not exists(engine, container)
+        assert not seen.group.processes()
+        assert until(lambda: not exists(engine, seen.container))
         for signum in (0, signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
             wait_for(lambda signum=signum: ours.send_signal(signum))  # type: ignore[misc]
     watch.nothing_new()
 
 
-def test_kill_returns_when_nothing_is_left(watch: Watch, engine: docker.DockerClient) -> None:
+def test_kill_returns_when_no_process_is_left(watch: Watch, engine: docker.DockerClient) -> None:
     """Also of a kernel that ignores every signal, and again of a dead one."""
     km = manager()
     with started(km) as client:
         run(client, "import signal\nfor n in (2, 15): signal.signal(n, signal.SIG_IGN)")
-        container = container_of(engine, km)
+        seen = look(session_of(km), engine)
         ours = provisioner(km)
         began = time.monotonic()
         wait_for(ours.kill)
         assert time.monotonic() - began < 3
-        assert not exists(engine, container)
+        assert not seen.group.processes()
+        assert until(lambda: not exists(engine, seen.container))
         assert wait_for(ours.poll) is not None
         wait_for(ours.kill)
     watch.nothing_new()
@@ -344,11 +347,12 @@ def test_sigkill_as_a_signal_ends_it(watch: Watch, engine: docker.DockerClient) 
     """signal_kernel(SIGKILL) is a kill."""
     km = manager()
     with started(km):
-        container = container_of(engine, km)
+        seen = look(session_of(km), engine)
         km.signal_kernel(signal.SIGKILL)
         wait_for(provisioner(km).wait)
         assert not km.is_alive()
-        assert not exists(engine, container)
+        assert not seen.group.processes()
+        assert until(lambda: not exists(engine, seen.container))
     watch.nothing_new()
 
 

@@ -12,12 +12,14 @@ from typing import Any
 import docker
 import nbformat
 import pytest
+import sandbox_io
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 from jupyter_core.utils import run_sync
 from kernels import KERNEL, Outcome, kernel, run, run_to_death
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
+from sandboxes import value
 
 from kernel_provider.commands import ps
 from kernel_provider.values import MIB
@@ -219,6 +221,24 @@ def test_a_death_in_a_flood_of_output_is_told_after_it() -> None:
         assert outcome.error["ename"] == "KernelKilled"
         assert len(outcome.stdout) > 1_000_000
         assert dead_within(km, SOON) == 137
+
+
+def test_what_was_printed_before_an_exit_arrives() -> None:
+    """To the last line, though libzmq's sending thread ends with the process."""
+    code = "import os\nfor number in range(2000): print(number)\nos._exit(3)"
+    with kernel() as (km, client):
+        for _ in range(4):
+            outcome = run_to_death(client, code)
+            assert outcome.stdout.endswith("1999\n")
+            assert outcome.error["ename"] == "KernelExited"
+            assert dead_within(km, SOON) == 3
+            km.restart_kernel(now=True)
+        forked = "import os, time; begun = time.monotonic(); child = os.fork()\n"
+        forked += "if not child: os._exit(7)\n"
+        forked += "os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), time.monotonic() - begun"
+        status, took = value(client, forked)
+        assert status == 7
+        assert took < sandbox_io.FAREWELL
 
 
 def test_a_child_that_takes_too_much_memory_leaves_the_kernel_alive() -> None:

@@ -21,6 +21,7 @@ from kernel_provider.errors import SandboxError
 from kernel_provider.policy import KernelPolicy
 from kernel_provider.pool import hand, keeper
 from kernel_provider.pool.keeper import Keeper
+from kernel_provider.trace import VARIABLE
 from kernel_provider.warden import cgroup
 
 pytestmark = [pytest.mark.container, pytest.mark.usefixtures("empty_shelf")]
@@ -282,15 +283,40 @@ def test_by_command(image: str) -> None:
     assert command("start", "--kernel", "nothing-like-it").returncode == 78
 
 
-def test_restart_takes_a_parked_one() -> None:
-    """Behind the same outer sockets, with the same client; no variable survives."""
+@pytest.mark.parametrize("now", [True, False])
+def test_restart_takes_a_parked_one(*, now: bool) -> None:
+    """Behind the same outer sockets, with the same client, in a fraction of the time.
+
+    No variable survives, no output is lost. Quiet machines take 0.2 s to the next result.
+    """
+    times: dict[str, list[float]] = {"warm": [], "cold": []}
     with kernel({"preload": ["json"]}) as (km, client):
-        run(client, "x = 1")
-        (entry,) = park()
-        begun = time.monotonic()
-        km.restart_kernel(now=True)
-        assert run(client, "x").error["ename"] == "NameError"
-        assert time.monotonic() - begun < 3
-        assert not lying()
-        assert value(client, "2 + 2") == 4
-        assert cgroup.is_alive(entry.pid)
+        for kind in ("warm", "cold", "warm", "cold"):
+            run(client, "x = 1")
+            parked = park() if kind == "warm" else ()
+            begun = time.monotonic()
+            km.restart_kernel(now=now)
+            outcome = run(client, f"print('{kind}', 'x' in globals())")
+            times[kind].append(time.monotonic() - begun)
+            assert outcome.stdout == f"{kind} False\n"
+            assert not lying()
+            assert look_at(km)[0] in {entry.container for entry in parked} or kind == "cold"
+    assert min(times["warm"]) < 0.6 * min(times["cold"]), times
+
+
+def test_a_launch_that_is_traced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every step is noted, in the processes that take it; the sandbox does not know where."""
+    file = tmp_path / "steps"
+    monkeypatch.setenv(VARIABLE, str(file))
+    seen = "import os; %r in os.environ, %r in open('/proc/self/environ').read()"
+    with kernel({}) as (_, client):
+        assert value(client, seen % (VARIABLE, str(file))) == (False, False)
+        assert until(lambda: "sandbox: IPython ready" in file.read_text(), 10)
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    steps = sorted((row["at"], row["step"]) for row in rows)
+    names = [step for _, step in steps]
+    order = ["provisioner: policy parsed", "session: warden started", "warden: created"]
+    order += ["warden: started", "sandbox: ipykernel imported", "warden: limits closed"]
+    assert [name for name in names if name in order] == order
+    assert names[-1] == "session: served"
+    assert len({row["pid"] for row in rows}) == 2

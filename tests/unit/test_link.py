@@ -172,6 +172,17 @@ def test_letting_go_ends_the_waiting(bench: Bench) -> None:
     assert bench.warden.recv(1) == b"", "the warden hears it"
 
 
+def test_what_has_stopped_may_still_be_on_its_way_out(bench: Bench) -> None:
+    """Its processes are gone: the next may be launched, for as many as were subscribed."""
+    bench.say(READY, {"event": "stopped", "subscribers": 2})
+    assert asyncio.run(bench.session.ended(20))
+    assert not asyncio.run(bench.session.gone(0.1))
+    assert bench.session.death == kernel_provider.link.STOPPED
+    bench.say({**GONE, "subscribers": 0})
+    assert asyncio.run(bench.session.gone(20))
+    assert bench.link.subscribers == 2
+
+
 def test_what_another_claimed_is_not_lost(bench: Bench) -> None:
     """Its warden lives on, and needs its folder: heard at once with the end of the line."""
     bench.say({"event": "parked"}, {"event": "taken"})
