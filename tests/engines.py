@@ -5,9 +5,10 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import docker
 
@@ -39,7 +40,7 @@ of its folder; layers are only read, and records of containers are left out."""
 def share_images(data: Path) -> None:
     """Give an engine that is yet to start what the tests' engine has: in two seconds.
 
-    Where that can't be linked, it is saved and loaded by whoever starts the engine.
+    Both folders are to be on one disk.
     """
     client = docker.DockerClient(base_url=f"unix://{find_socket(os.environ)}")
     try:
@@ -51,12 +52,26 @@ def share_images(data: Path) -> None:
         subprocess.run(command, check=True, capture_output=True)
 
 
+def copy_image(image: str, address: str) -> None:
+    """Carry an image over to a running engine, whatever it makes of the files' owners."""
+    source = docker.DockerClient(base_url=f"unix://{find_socket(os.environ)}", timeout=300)
+    target = docker.DockerClient(base_url=address, timeout=300)
+    try:
+        stream: Any = source.images.get(image).save(named=image)
+        target.images.load(stream)
+    finally:
+        source.close()
+        target.close()
+
+
 class OwnEngine:
     """An engine that can be told to end, or killed, and started again."""
 
-    def __init__(self, home: EngineHome, *options: str) -> None:
+    def __init__(self, home: EngineHome, *options: str, within: Sequence[str] = ()) -> None:
+        """``within`` is what runs the engine's own command line, given at its end."""
         self.home = home
         self._options = options
+        self._within = within
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -73,7 +88,7 @@ class OwnEngine:
         self._forget_containerd()
         with self.home.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self.home.command(dockerd), *self._options],
+                [*self._within, *self.home.command(dockerd), *self._options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -112,9 +127,9 @@ class OwnEngine:
 
 
 @contextmanager
-def own_engine(home: EngineHome, *options: str) -> Iterator[OwnEngine]:
+def own_engine(home: EngineHome, *options: str, within: Sequence[str] = ()) -> Iterator[OwnEngine]:
     """A running engine; its data stay, all else goes."""
-    made = OwnEngine(home, *options)
+    made = OwnEngine(home, *options, within=within)
     try:
         made.start()
         yield made

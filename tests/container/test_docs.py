@@ -45,7 +45,7 @@ from kernel_provider.kernelspecs import others
 from kernel_provider.policy import parse_policy
 from kernel_provider.setup.engine_host import EngineHome
 from kernel_provider.warden.cgroup import Usage
-from kernel_provider.warden.death import Facts, decide
+from kernel_provider.warden.death import ENGINE_GONE, Facts, decide
 
 pytestmark = [pytest.mark.container, pytest.mark.usefixtures("image")]
 
@@ -276,7 +276,8 @@ def spoken(folder: Path) -> Iterator[str]:
             ProvisionerIgnoredError(),
         ),
     )
-    yield from (ended(3), ended(-9), ended(-11), ended(-9, for_memory=True))
+    yield from (ended(3), ended(-7), ended(-9), ended(-11), ended(-9, for_memory=True))
+    yield f"{ENGINE_GONE.name}: {ENGINE_GONE.reason}"
     yield ended(-9, for_memory=True, peak=512 * MIB)
 
 
@@ -292,6 +293,7 @@ def test_every_message_is_one_of_ours(tmp_path: Path, explored: Explored) -> Non
     for code in CELLS:
         error = run(explored.client, code).error
         said.add(f"{error['ename']}: {error['evalue']}".splitlines()[0])
+        said |= {line for line in error["traceback"][-1].splitlines() if line.startswith("Hint: ")}
         run(explored.client, "!rm -f /tmp/full")
     run(explored.client, "time.sleep(1)")  # until the threads have ended
     quoted = {quote for name in PAGES for quote in quotes(page(name))}

@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from engines import copy_image, own_engine
 from kernels import kernel, manager, run, run_to_death, started
 from pages import read, rows
 from proxy import EngineProxy
@@ -24,6 +26,8 @@ from kernel_provider.policy import KernelPolicy
 from kernel_provider.pool import hand
 from kernel_provider.recipe import Recipe
 from kernel_provider.session import prune
+from kernel_provider.setup import engine_host
+from kernel_provider.setup.engine_host import EngineHome
 
 pytestmark = [pytest.mark.container, pytest.mark.usefixtures("image")]
 
@@ -82,6 +86,8 @@ SCRIPT = """
 import json, os, sys
 from jupyter_client.manager import start_new_kernel
 from kernel_provider.session import prune
+from kernel_provider.setup import engine_host
+from kernel_provider.setup.engine_host import EngineHome
 
 told = {"uid": os.getuid()}
 km, client = start_new_kernel(kernel_name="executor-ml")
@@ -166,3 +172,53 @@ def test_a_server_that_is_not_root(folder: Path) -> None:
     assert told["left"] == []
     assert sorted(path.name for path in (folder / "run").iterdir()) == ["deaths", "uids"]
     assert (folder / "run" / "deaths").stat().st_uid == NOBODY
+
+
+# --- an engine that maps users ---------------------------------------------------------------
+
+REMAP = """
+mount --bind "$0" /etc/subuid
+mount --bind "$0" /etc/subgid
+exec "$@"
+"""
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that the mapped root may walk through, which pytest's are not."""
+    made = Path(tempfile.mkdtemp(prefix="exr-", dir="/tmp"))
+    made.chmod(0o711)
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(
+    os.geteuid() != 0 or engine_host.dockerd_path() is None,
+    reason="only root can start an engine, and dockerd must be installed",
+)
+def test_an_engine_with_user_namespaces(
+    own_folders: Path, image: str, monkeypatch: pytest.MonkeyPatch, open_folder: Path
+) -> None:
+    """Root in a sandbox would be nobody outside; kernels start, restart and end as usual."""
+    ranges = open_folder / "ranges"
+    ranges.write_text("nobody:300000:65536\n")
+    home = EngineHome(data=open_folder / "data", run=own_folders / "e")
+    within = ["unshare", "--mount", "sh", "-c", REMAP, str(ranges)]
+    with own_engine(home, "--userns-remap=nobody:nogroup", within=within) as made:
+        copy_image(image, made.address)
+        monkeypatch.setenv("DOCKER_HOST", made.address)
+        with kernel() as (km, client):
+            uid = value(client, "import os; os.getuid()")
+            assert 20_000 <= uid < 60_000
+            ready = session_of(km)._need().ready  # noqa: SLF001
+            assert ready is not None
+            guardian = Path(f"/proc/{ready['pid']}/status").read_text()
+            assert f"\nUid:\t{300_000 + uid}\t" in guardian
+            km.restart_kernel()
+            client.wait_for_ready(timeout=30)
+            assert value(client, "6 * 7") == 42
+            assert "DiskLimitExceeded" in "".join(
+                run(client, "open('/tmp/x', 'wb').write(bytes(200 << 20))").error["traceback"]
+            )
+        prune(os.environ)
