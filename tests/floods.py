@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import statistics
 import time
 import uuid
@@ -67,8 +68,10 @@ class Browser:
 
     def leave(self) -> None:
         """Hang up, whatever is unread. Twice is fine."""
-        if self.ws.protocol is not None:
-            self.ws.protocol._abort()  # noqa: SLF001  close() waits for an answer
+        protocol = self.ws.protocol
+        if protocol is not None:
+            self.ws.close()
+            protocol._abort()  # noqa: SLF001  else it waits for an answer
 
     async def ask(self, code: str) -> str:
         """Have a cell executed; give the request's id."""
@@ -94,7 +97,13 @@ class Browser:
         return request
 
     async def hear(self) -> dict[str, Any]:
-        """The next message."""
+        """The next message.
+
+        Acknowledged at once: the server holds back small ones until then, which takes
+        40 ms and would hide what is to be seen.
+        """
+        assert self.ws.stream is not None
+        self.ws.stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         text = await self.ws.read_message()
         if text is None:
             raise WebSocketClosedError

@@ -410,8 +410,7 @@ def test_an_interrupt_under_a_flood_of_tiny_frames(image: str) -> None:
     """Messages of frames of 2 bytes, without end, to another client that reads them all."""
     assert image
     with kernel() as (km, client), reading(km) as came:
-        value(client, "1")
-        client.execute(f"{FIND}\n{TINY}")
+        run(client, f"{FIND}\n{TINY}")
         assert until(lambda: sum(came) > 100_000, 20), "no flood"
         assert quickest_interrupt(client) < 0.1
         before = sum(came)

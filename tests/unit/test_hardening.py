@@ -22,6 +22,7 @@ from kernel_provider.hardening import (
     sandbox_spec,
 )
 from kernel_provider.policy import KernelPolicy
+from kernel_provider.recipe import Recipe
 from kernel_provider.seccomp import profile_json
 from kernel_provider.values import MIB
 from kernel_provider.warden.order import Order
@@ -220,3 +221,11 @@ def test_the_digest_tells_policies_apart_by_every_field(field: str) -> None:
     policy = KernelPolicy()
     assert policy_digest(policy) == policy_digest(KernelPolicy())
     assert policy_digest(replace(policy, **{field: _OTHER[field]})) != policy_digest(policy)
+
+
+@pytest.mark.parametrize("field", ["output_limit", "output_rate", "message_size", "pool"])
+def test_what_a_claim_brings_makes_no_other_sandbox(field: str) -> None:
+    """A server, which has another limit, may claim what was parked by hand."""
+    policy = replace(KernelPolicy(), **{field: _OTHER[field]})
+    recipes = [Recipe(policy=p, address="/s") for p in (policy, KernelPolicy())]
+    assert recipes[0].digest() == recipes[1].digest()
