@@ -56,6 +56,7 @@ PAGES = (
     "images",
     "jupyterlab",
     "papermill",
+    "pool",
     "run",
     "threat-model",
     "troubleshooting",
@@ -168,7 +169,7 @@ def test_every_page_is_in_the_readme() -> None:
     """And each begins with what it is good for."""
     for name in PAGES:
         assert f"docs/{name}.md" in read("README.md")
-        if name not in ("run", "images"):
+        if name not in ("run", "images", "pool"):
             assert page(name).splitlines()[2].startswith("After this page you can ")
     assert not set(GENERATED) & {f"{name}.md" for name in PAGES}
 
