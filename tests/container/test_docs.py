@@ -34,10 +34,14 @@ from kernel_provider.commands.launch import ProvisionerIgnoredError
 from kernel_provider.doctor.jupyter import server_settings
 from kernel_provider.engines.docker import DockerEngine, find_socket
 from kernel_provider.errors import (
+    EngineDiskError,
     EnginePermissionError,
+    EngineUnreachableError,
     ImageMissingError,
     ImageProtocolError,
+    RuntimeFolderFullError,
     SandboxError,
+    SandboxLeftError,
     StartError,
 )
 from kernel_provider.folders import runtime_root
@@ -274,10 +278,20 @@ def spoken(folder: Path) -> Iterator[str]:
             ImageMissingError(image=names.IMAGE),
             ImageProtocolError(image=names.IMAGE, found=1, expected=2),
             StartError(reason="it was not ready within 55 s", last_words=""),
+            RuntimeFolderFullError(path="/tmp/executor-ml-1000"),
+            EngineDiskError(action="create the sandbox", folder="/var/lib/docker"),
+            SandboxLeftError(
+                container="executor-ml-1879048193",
+                reason=str(
+                    EngineUnreachableError(
+                        socket="/var/run/docker.sock", reason="No such file or directory"
+                    )
+                ).partition("\n")[0],
+            ),
             ProvisionerIgnoredError(),
         ),
     )
-    yield from (ended(3), ended(-9), ended(-11), ended(-9, for_memory=True))
+    yield from (ended(3), ended(-9), ended(-15), ended(-11), ended(-9, for_memory=True))
     yield ended(-9, for_memory=True, peak=512 * MIB)
 
 
