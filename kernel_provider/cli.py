@@ -76,11 +76,15 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     """Read the command line; on wrong words, name the nearest right ones and exit."""
     chosen = next((word for word in words if word in COMMANDS), None)
     parser = make_parser(chosen)
-    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
-        near = suggest(words[0], [*COMMANDS, "--help", "--version"])
+    if not words:
+        parser.print_help(sys.stderr)
+        parser.exit(2)
+    options = parser._option_string_actions  # noqa: SLF001  no other way to ask
+    if words[0] not in COMMANDS and not any(option.startswith(words[0]) for option in options):
+        near = suggest(words[0], [*COMMANDS, *options])
         parser.error(f"there is no command {words[0]!r}{near} (choose from {', '.join(COMMANDS)})")
     args, rest = parser.parse_known_args(words)
     if rest:
-        options = args.parser._option_string_actions  # noqa: SLF001  no other way to ask
+        options = args.parser._option_string_actions  # noqa: SLF001
         args.parser.error(f"there is no argument {rest[0]!r}{suggest(rest[0], options)}")
     return args

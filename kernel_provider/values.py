@@ -56,8 +56,8 @@ def parse_size(text: object) -> int:
 
 def parse_memory(text: object) -> int:
     """Bytes in whole pages, rounded down: a control group holds no others, and never more."""
-    size = parse_size(text)
-    return size - size % os.sysconf("SC_PAGE_SIZE")
+    size, page = parse_size(text), os.sysconf("SC_PAGE_SIZE")
+    return size - size % page if size > page else size
 
 
 def parse_number(value: object) -> float:

@@ -14,6 +14,7 @@ import requests
 
 from kernel_provider import names
 from kernel_provider.builder.process import last_words
+from kernel_provider.engines.docker import DockerEngine
 from kernel_provider.errors import BuildError, EngineError, EngineUnreachableError
 
 KIND_BUILD: Final = "build"
@@ -48,8 +49,9 @@ class Images:
         """Connect, at once.
 
         Raises:
-            EngineUnreachableError: nobody answers there.
+            EngineUnreachableError, EnginePermissionError, EngineError: nobody answers there.
         """
+        DockerEngine(path).version()  # whose errors are in the words of every start
         self._url = f"unix://{path}"
         try:
             self._api = docker.APIClient(self._url, version="auto", timeout=_CALL_TIMEOUT)
@@ -61,11 +63,13 @@ class Images:
         self._api.close()
 
     def facts(self, image: str) -> Mapping[str, Any] | None:
-        """What the engine knows of an image, None if it is not there."""
+        """What the engine knows of an image, None if it is not there. Raises EngineError."""
         try:
             found: dict[str, Any] = self._api.inspect_image(image)  # type: ignore[no-untyped-call]
         except docker.errors.ImageNotFound:
             return None
+        except (docker.errors.DockerException, requests.RequestException) as error:
+            raise EngineError(action=f"look for {image}", reason=_reason(error)) from error
         return found
 
     def present(self, image: str) -> bool:
@@ -116,22 +120,27 @@ class Images:
 
         Raises:
             BuildError: a step failed; carries the step and the last lines.
+            EngineError: it went away, or would not begin.
         """
-        stream = self._api.build(
-            fileobj=context,
-            custom_context=True,
-            rm=True,
-            forcerm=True,
-            decode=True,
-            network_mode="none",
-            buildargs=dict(order.arguments),
-            labels=dict(order.labels),
-            target=order.target,
-        )
+        stream: Any = None
         try:
+            stream = self._api.build(
+                fileobj=context,
+                custom_context=True,
+                rm=True,
+                forcerm=True,
+                decode=True,
+                network_mode="none",
+                buildargs=dict(order.arguments),
+                labels=dict(order.labels),
+                target=order.target,
+            )
             return read_build(stream, image=order.image, say=say)
+        except (docker.errors.DockerException, requests.RequestException) as error:
+            raise EngineError(action=f"build {order.image}", reason=_reason(error)) from error
         finally:
-            stream.close()
+            if stream is not None:
+                stream.close()
 
     def run(self, image: str, command: list[str]) -> tuple[int, str]:
         """Run a command as a sandbox would, and return its exit code and its output."""

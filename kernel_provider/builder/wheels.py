@@ -180,7 +180,8 @@ def run_pip(command: Sequence[str], say: Callable[[str], None]) -> tuple[int, li
         if word in {"Collecting", "Downloading"}:
             say(f"{word.lower()} {rest.split(' (from')[0].split('==')[0]}")
 
-    return follow(command, {"PYTHONUNBUFFERED": "1"}, tell)
+    with tempfile.TemporaryDirectory(prefix="executor-ml-pip-") as folder:  # pip leaves its own
+        return follow(command, {"PYTHONUNBUFFERED": "1", "TMPDIR": folder}, tell)
 
 
 def read_metadata(wheel: Path) -> str:

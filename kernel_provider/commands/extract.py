@@ -16,9 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from kernel_provider.commands.arguments import size
 from kernel_provider.errors import SandboxError
 from kernel_provider.run.model import InputError
-from kernel_provider.values import parse_size, show
+from kernel_provider.values import show
 
 LINK: Final = re.compile(
     r'<a class="executor-ml-file" download="([^"<>]*)" '
@@ -66,16 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--force", action="store_true", help="replace files that are there")
     parser.add_argument(
-        "--max-size", type=_size, default="100m", metavar="SIZE", help="of all (default: 100m)"
+        "--max-size", type=size, default="100m", metavar="SIZE", help="of all (default: 100m)"
     )
     parser.add_argument("--json", action="store_true", help="print the files as a JSON list")
-
-
-def _size(text: str) -> int:
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def main(args: argparse.Namespace) -> int:

@@ -12,13 +12,14 @@ from typing import Final
 from kernel_provider import kernelspecs
 from kernel_provider.admin import said_in_files
 from kernel_provider.ceilings import read_ceilings
+from kernel_provider.commands import arguments
 from kernel_provider.commands.table import age_text, columns, size_text
 from kernel_provider.engines.docker import find_socket
 from kernel_provider.pool import hand
 from kernel_provider.pool.hand import Parked
 from kernel_provider.pool.keeper import Keeper, memory_ceiling
 from kernel_provider.recipe import Recipe
-from kernel_provider.run.text import duration, parse_duration
+from kernel_provider.run.text import duration
 from kernel_provider.steps import Steps
 from kernel_provider.values import show
 
@@ -40,11 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--kernel", metavar="NAME", help=f"the kernelspec (default: {kernelspecs.DEFAULT})"
     )
     parser.add_argument(
-        "--count", type=int, metavar="N", help="how many (default: the kernelspec's pool, or 1)"
+        "--count",
+        type=arguments.at_least_one,
+        metavar="N",
+        help="how many (default: the kernelspec's pool, or 1)",
     )
     parser.add_argument(
         "--ttl",
-        type=parse_duration,
+        type=arguments.duration,
         metavar="TIME",
         help='for how long, as in "30m" (default: the kernelspec\'s park_ttl)',
     )

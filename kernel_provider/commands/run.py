@@ -10,12 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, TextIO
 
+from kernel_provider.commands.arguments import duration
 from kernel_provider.errors import SandboxError
 from kernel_provider.run.files import prepare
 from kernel_provider.run.model import CellReport, ExitCode, InputError, RunRequest, RunResult
 from kernel_provider.run.parameters import parse_parameters
 from kernel_provider.run.progress import Printer
-from kernel_provider.run.text import parse_duration, printable
+from kernel_provider.run.text import printable
 from kernel_provider.values import WORKSPACES
 
 LONGEST: Final = 300
@@ -99,8 +100,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ID",
         help="a model of the registry: executor-ml models list",
     )
-    parser.add_argument("--cell-timeout", type=_duration, metavar="TIME", help="such as 30s")
-    parser.add_argument("--timeout", type=_duration, metavar="TIME", help="of it all: 10m")
+    parser.add_argument("--cell-timeout", type=duration, metavar="TIME", help="such as 30s")
+    parser.add_argument("--timeout", type=duration, metavar="TIME", help="of it all: 10m")
     parser.add_argument("--allow-errors", action="store_true", help="go on after exceptions")
     parser.add_argument("--html", type=Path, metavar="FILE", help="save it as a page, too")
     parser.add_argument("--show", action="store_true", help="print each cell's outputs")
@@ -113,13 +114,6 @@ def _mount(text: str) -> tuple[str, str]:
         msg = f"{text!r}: write TARGET=SOURCE, such as /data/mine=./mine"
         raise argparse.ArgumentTypeError(msg)
     return target, str(Path(source).absolute())
-
-
-def _duration(text: str) -> float:
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def main(args: argparse.Namespace) -> int:
@@ -151,8 +145,9 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, stream: TextIO) -> tuple[RunResult, Path | None]:
-    output = Path(args.output) if args.output else args.notebook.with_suffix(".out.ipynb")
-    output = args.notebook if args.in_place else output
+    output = Path(args.output) if args.output else args.notebook
+    if not (args.output or args.in_place) and output.name:  # a folder without is told below
+        output = output.with_suffix(".out.ipynb")
     given = {"memory": args.memory, "cpus": args.cpus, "image": args.image}
     given["workspace"] = args.workspace
     overrides: dict[str, Any] = {name: value for name, value in given.items() if value is not None}

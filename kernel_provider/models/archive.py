@@ -18,7 +18,13 @@ from typing import IO, Final, NoReturn
 
 from kernel_provider.models.add import Counter
 from kernel_provider.models.entry import Entry, parse_entry
-from kernel_provider.models.errors import ArchiveError, ModelAlteredError, ModelRefusedError
+from kernel_provider.models.errors import (
+    ArchiveError,
+    ArchiveMissingError,
+    ArchiveWriteError,
+    ModelAlteredError,
+    ModelRefusedError,
+)
 from kernel_provider.models.store import CHUNK, Registry, seal
 from kernel_provider.models.weights import is_pickle
 from kernel_provider.steps import Note
@@ -46,11 +52,12 @@ class _Reader:
 def export(registry: Registry, entries: Sequence[Entry], file: Path, note: Note) -> None:
     """Write models to ``file``; what was there is replaced, once the new one is whole.
 
-    Raises ModelAlteredError for a content that is not what was added, ArchiveError where
-    the file cannot be written.
+    Raises ModelAlteredError for a content that is not what was added, ArchiveWriteError.
     """
     blobs = {blob.sha256: (entry, blob) for entry in entries for blob in entry.files}
     counter = Counter(note, sum(blob.size for _, blob in blobs.values()))
+    if file.is_dir():  # some of those have no name that a part's could be made from
+        raise ArchiveWriteError(file=str(file), reason="it is a folder")
     half = file.with_name(f".{file.name}.part")
     try:
         with tarfile.open(half, "w", format=tarfile.PAX_FORMAT) as tar:
@@ -67,8 +74,8 @@ def export(registry: Registry, entries: Sequence[Entry], file: Path, note: Note)
                     raise ModelAlteredError(model=entry.label, file=str(path), reason=reason)
         half.rename(file)
     except OSError as error:
-        reason = f"it cannot be written: {error.strerror or error}"
-        raise ArchiveError(file=str(file), reason=reason) from error
+        reason = error.strerror or str(error)
+        raise ArchiveWriteError(file=str(file), reason=reason) from error
     finally:
         half.unlink(missing_ok=True)
 
@@ -85,8 +92,9 @@ def bring_in(
 ) -> tuple[Entry, ...]:
     """Add the models of an archive, once all of it was checked; what is there stays.
 
-    Gives all that the archive has. Raises ArchiveError, and ModelRefusedError where one
-    of that name and revision is there with another content and is not to be replaced.
+    Gives all that the archive has. Raises ArchiveError, ArchiveMissingError, and
+    ModelRefusedError where one of that name and revision is there with another content and
+    is not to be replaced.
     """
     with registry.changing() as work:
         arriving = _Arriving(file, work)
@@ -118,7 +126,7 @@ def _reading(file: Path) -> Iterator[None]:
         if error.errno in {errno.ENOSPC, errno.EDQUOT} or error.filename not in {None, str(file)}:
             raise
         reason = error.strerror or str(error)
-        raise ArchiveError(file=str(file), reason=reason) from error
+        raise ArchiveMissingError(file=str(file), reason=reason) from error
 
 
 class _Arriving:

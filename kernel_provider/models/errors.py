@@ -37,6 +37,22 @@ class ModelRefusedError(SandboxError):
     fix = "{remedy}"
 
 
+class ArchiveWriteError(SandboxError):
+    """An archive of models could not be written; what was there is as it was."""
+
+    exit_code = 74
+    summary = "the archive {file} cannot be written: {reason}"
+    fix = "give a file in a folder that you can write to, on a disk with room"
+
+
+class ArchiveMissingError(SandboxError):
+    """The file to import is not there, or may not be read."""
+
+    exit_code = 66
+    summary = "{file} cannot be read: {reason}"
+    fix = "give a file that executor-ml models export wrote"
+
+
 class ArchiveError(SandboxError):
     """A file that is no archive of models, or not a whole one; nothing was added."""
 

@@ -169,10 +169,13 @@ def _killed(number: int, how: str, facts: Facts) -> Cause:
         name = signal.Signals(number).name
     except ValueError:
         name = "unknown"
+    who = "somebody on this machine or the code itself"
+    if number == signal.SIGTERM:
+        who = "the engine, as it was stopped, somebody on this machine or the code itself"
     return Cause(
         name="KernelKilled",
         reason=f"the kernel was killed by signal {number} ({name}), {how}{_refused(facts)}.",
-        remedy="Variables are lost; somebody on this machine or the code itself sent it.",
+        remedy=f"Variables are lost; {who} sent it.",
         exit_code=128 + number,
     )
 

@@ -34,10 +34,14 @@ from kernel_provider.commands.launch import ProvisionerIgnoredError
 from kernel_provider.doctor.jupyter import server_settings
 from kernel_provider.engines.docker import DockerEngine, find_socket
 from kernel_provider.errors import (
+    EngineDiskError,
     EnginePermissionError,
+    EngineUnreachableError,
     ImageMissingError,
     ImageProtocolError,
+    RuntimeFolderFullError,
     SandboxError,
+    SandboxLeftError,
     StartError,
 )
 from kernel_provider.folders import runtime_root
@@ -56,6 +60,7 @@ PAGES = (
     "images",
     "jupyterlab",
     "papermill",
+    "pool",
     "run",
     "threat-model",
     "troubleshooting",
@@ -168,7 +173,7 @@ def test_every_page_is_in_the_readme() -> None:
     """And each begins with what it is good for."""
     for name in PAGES:
         assert f"docs/{name}.md" in read("README.md")
-        if name not in ("run", "images"):
+        if name not in ("run", "images", "pool"):
             assert page(name).splitlines()[2].startswith("After this page you can ")
     assert not set(GENERATED) & {f"{name}.md" for name in PAGES}
 
@@ -273,10 +278,21 @@ def spoken(folder: Path) -> Iterator[str]:
             ImageMissingError(image=names.IMAGE),
             ImageProtocolError(image=names.IMAGE, found=1, expected=2),
             StartError(reason="it was not ready within 55 s", last_words=""),
+            RuntimeFolderFullError(path="/tmp/executor-ml-1000"),
+            EngineDiskError(action="create the sandbox", folder="/var/lib/docker"),
+            SandboxLeftError(
+                container="executor-ml-1879048193",
+                reason=str(
+                    EngineUnreachableError(
+                        socket="/var/run/docker.sock", reason="No such file or directory"
+                    )
+                ).partition("\n")[0],
+            ),
             ProvisionerIgnoredError(),
         ),
     )
-    yield from (ended(3), ended(-7), ended(-9), ended(-11), ended(-9, for_memory=True))
+    yield from (ended(3), ended(-7), ended(-9), ended(-15), ended(-11))
+    yield ended(-9, for_memory=True)
     yield f"{ENGINE_GONE.name}: {ENGINE_GONE.reason}"
     yield ended(-9, for_memory=True, peak=512 * MIB)
 

@@ -12,6 +12,7 @@ from kernel_provider.builder.wheels import (
     collection,
     download_command,
     read_metadata,
+    run_pip,
     target_options,
 )
 from kernel_provider.errors import CudaTorchError
@@ -96,3 +97,14 @@ def test_metadata_is_read_from_a_wheel(tmp_path: Path) -> None:
         archive.writestr("torch/__init__.py", "")
         archive.writestr("torch-1.dist-info/METADATA", "Name: torch\n")
     assert read_metadata(wheel) == "Name: torch\n"
+
+
+def test_what_pip_unpacks_goes_with_it() -> None:
+    """It leaves its folders below the one for temporary files when a Ctrl-C ends it."""
+    said: list[str] = []
+    code = "import tempfile; print('Collecting', tempfile.mkdtemp())"
+    assert run_pip([sys.executable, "-c", code], said.append)[0] == 0
+    (line,) = said
+    folder = Path(line.removeprefix("collecting "))
+    assert folder.parent.name.startswith("executor-ml-pip-")
+    assert not folder.parent.exists()

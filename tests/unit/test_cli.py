@@ -4,12 +4,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from kernel_provider import __version__, cli, entry
-from kernel_provider.errors import ImageMissingError
+from kernel_provider.errors import EngineUnreachableError, ImageMissingError
 
 
 def test_version_needs_no_engine(
@@ -52,6 +53,28 @@ def test_wrong_words_are_a_usage_error(argv: list[str], capsys: pytest.CaptureFi
         cli.main(argv)
     assert caught.value.code == 2
     assert "usage: executor-ml" in capsys.readouterr().err
+
+
+def test_without_words_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """With every command, since a person who types nothing else wants to know them."""
+    with pytest.raises(SystemExit):
+        cli.main([])
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert all(f"    {name}" in told.err for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "near"), [(["--halp"], "'--help'"), (["--verison"], "'--version'"), (["rn"], "'run'")]
+)
+def test_a_misspelt_word_is_told_with_the_right_one(
+    words: list[str], near: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Options, too."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 2
+    assert f"there is no command {words[0]!r}; did you mean {near}?" in capsys.readouterr().err
 
 
 def fake_command(monkeypatch: pytest.MonkeyPatch, outcome: object) -> None:
@@ -183,3 +206,56 @@ def test_importing_the_package_does_nothing() -> None:
         [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True
     )
     assert answer.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("path", [".", "..", "/", ""])
+def test_a_folder_is_no_notebook(
+    path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Also one whose name is none, from which no name of an output can be made."""
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["run", path]) == 66
+    assert capsys.readouterr().err.endswith("this is a folder\nFix: give a notebook in it\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["pool", "start", "--count", "0"], "--count: '0': write a whole number, 1 or more"),
+        (["pool", "start", "--count", "-1"], "--count: '-1': write a whole number, 1 or more"),
+        (["pool", "start", "--count", "x"], "--count: 'x': write a whole number, 1 or more"),
+        (["pool", "start", "--ttl", "x"], "--ttl: 'x' is no duration; write one such as"),
+        (["run", "n.ipynb", "--timeout", "x"], "--timeout: 'x' is no duration; write one such"),
+        (["extract", "n.ipynb", "--max-size", "x"], '--max-size: write a size such as "512m"'),
+    ],
+)
+def test_a_value_that_is_none_is_told_with_what_to_write(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In words for people, without a function's name."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("socket", ["none", "closed"])
+@pytest.mark.parametrize("words", [["build"], ["ps"], ["prune"], ["bundle", "b"]])
+def test_without_an_engine_every_command_says_so_alike(
+    words: list[str],
+    socket: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """In the words of a kernel that cannot start, also where an SDK is what asks."""
+    path = tmp_path / "docker.sock"
+    reason = "No such file or directory"
+    if socket == "closed":
+        path.touch()
+        reason = "Connection refused"
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{path}")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(words) == 69
+    told = EngineUnreachableError(socket=str(path), reason=reason)
+    assert capsys.readouterr().err.endswith(f"executor-ml: {told}\n")

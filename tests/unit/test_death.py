@@ -153,3 +153,9 @@ def test_last_words_are_a_jupyter_message(key: str) -> None:
         other = Session(key=b"another")
         with pytest.raises(ValueError, match="Signature"):
             other.deserialize(other.feed_identities(parts)[1])
+
+
+def test_an_engine_that_stops_is_suspected_of_what_it_does() -> None:
+    """It ends its containers by SIGTERM when it is stopped in order."""
+    assert "the engine, as it was stopped" in decide(facts(-15)).remedy
+    assert "the engine" not in decide(facts(-9)).remedy

@@ -18,6 +18,8 @@ from kernel_provider.models.archive import bring_in, export
 from kernel_provider.models.entry import Entry, commit_of
 from kernel_provider.models.errors import (
     ArchiveError,
+    ArchiveMissingError,
+    ArchiveWriteError,
     ModelAlteredError,
     ModelRefusedError,
     RegistryError,
@@ -101,8 +103,10 @@ def test_a_spoilt_model_is_not_exported(here: Registry, tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_told(here: Registry, tmp_path: Path) -> None:
     """And no half file is left."""
-    with pytest.raises(ArchiveError, match="cannot be written: No such file"):
+    with pytest.raises(ArchiveWriteError, match="cannot be written: No such file"):
         export(here, here.list(), tmp_path / "nowhere/models.tar", Note())
+    with pytest.raises(ArchiveWriteError, match="it is a folder"):
+        export(here, here.list(), Path("/"), Note())
 
 
 def test_a_cut_file_adds_nothing(there: Registry, file: Path) -> None:
@@ -121,8 +125,10 @@ def test_a_cut_file_adds_nothing(there: Registry, file: Path) -> None:
 def test_what_is_no_archive_is_told(there: Registry, tmp_path: Path) -> None:
     """Another format, a folder, nothing."""
     (tmp_path / "zip").write_bytes(b"PK\3\4" + bytes(2000))
-    for name in ("zip", ".", "nowhere"):
-        with pytest.raises(ArchiveError, match="cannot be imported"):
+    with pytest.raises(ArchiveError, match="cannot be imported"):
+        bring_in(there, tmp_path / "zip", Note())
+    for name, reason in {".": "Is a directory", "nowhere": "No such file or directory"}.items():
+        with pytest.raises(ArchiveMissingError, match=f"cannot be read: {reason}"):
             bring_in(there, tmp_path / name, Note())
 
 

@@ -6,7 +6,7 @@ import re
 import pytest
 from sandboxes import until
 
-from kernel_provider.steps import Steps, last_lines
+from kernel_provider.steps import CommandError, Steps, last_lines, run_quietly
 
 
 class Terminal(io.StringIO):
@@ -59,3 +59,13 @@ def test_last_lines_drop_what_is_empty() -> None:
     """The end is what matters, and blank lines say nothing."""
     assert last_lines("a\n\nb\n  \nc\n", 2) == "\n    b\n    c"
     assert last_lines("") == ""
+
+
+def test_a_program_that_fails_is_told_with_its_last_lines() -> None:
+    """What it was, its exit code, and why, as it said itself."""
+    with pytest.raises(CommandError) as caught:
+        run_quietly(["/bin/sh", "-c", "echo first; echo no room >&2; exit 3"], what="making it")
+    told = str(caught.value)
+    assert told.startswith("making it failed (exit code 3): /bin/sh -c ")
+    assert "\n    first\n    no room\nFix: see the lines above" in told
+    assert caught.value.exit_code == 1
