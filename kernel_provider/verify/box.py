@@ -117,6 +117,7 @@ class Box:
         if by_itself:
             self._client.execute("import os; os._exit(3)", store_history=False)
             await _until(lambda: self.dead is not None, GONE_WITHIN)
+            begun = time.monotonic()
         else:
             self._kernel.session.stop()
         await self._kernel.session.gone(GONE_WITHIN)

@@ -93,7 +93,8 @@ class Look:
 
     ``attributes`` is what the engine says of the container; ``before`` and ``at`` what
     the control group had, and when, as the check began. ``pids`` are its processes on
-    the host just before it was ended, ``ending`` how long that took in seconds.
+    the host just before it was ended, ``ending`` the seconds from the order to end, or
+    from the kernel's death, until nothing was left.
     ``first`` is the other kernel of a pair.
     """
 
