@@ -35,6 +35,8 @@ MIB = 1 << 20
 LIBC: Any = ctypes.CDLL(None, use_errno=True)
 LIBC.syscall.restype = ctypes.c_long
 PAGE = bytes(65536)
+PATIENCE = 40.0
+"""Seconds that a child may take on a slow machine."""
 left_running: list[int] = []
 """Pids of children that hold something until the next check."""
 left_files: list[str] = []
@@ -167,6 +169,24 @@ def shared_numbers(count: int) -> memoryview:
     return memoryview(mmap.mmap(-1, 8 * count)).cast("q")
 
 
+def filled(work: Callable[[memoryview], object]) -> int:
+    """Have a child fill something up and hold it; what it counted, once it is through."""
+    numbers = shared_numbers(2)
+
+    def go() -> None:
+        try:
+            work(numbers)
+        finally:
+            numbers[1] = 1
+            time.sleep(60)
+
+    child(go)
+    deadline = time.monotonic() + PATIENCE
+    while not numbers[1] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return int(numbers[0])
+
+
 def hoard(take: Callable[[int], object], size: int) -> dict[str, Any]:
     """Have a child take memory by the piece, up to ``size``; how much, and its end."""
     taken = shared_numbers(1)
@@ -179,7 +199,7 @@ def hoard(take: Callable[[int], object], size: int) -> dict[str, Any]:
             taken[0] += step
         time.sleep(0.2)
 
-    return {"end": ended(child(work), 20), "taken": taken[0]}
+    return {"end": ended(child(work), PATIENCE), "taken": taken[0]}
 
 
 @lru_cache(maxsize=1)

@@ -102,7 +102,7 @@ finally:
     Check(
         name="orphans",
         promise="processes that lost their parent are reaped, whatever their number",
-        tried="50 orphans that end at once",
+        tried="20 orphans that end at once",
         code="""
 def orphan():
     pid = os.fork()
@@ -120,7 +120,7 @@ def zombies():
             continue
         found += [pid] * (text.rpartition(")")[2].split()[0] == "Z")
     return found
-for _ in range(50):
+for _ in range(20):
     orphan()
 deadline = time.monotonic() + 3
 while zombies() and time.monotonic() < deadline:

@@ -105,17 +105,10 @@ report = [f"{place}/other-{v['canary']}" for place in places] + [path]
         promise="what the host counts by user cannot be used up for another kernel: inotify",
         tried="taking every instance in one, and one in the other",
         first="""
-made = shared_numbers(1)
-def take():
+def take(made):
     while LIBC.inotify_init1(0) != -1:
         made[0] += 1
-    time.sleep(30)
-child(take)
-before = -1
-while made[0] != before:
-    before = made[0]
-    time.sleep(0.2)
-report = {"made": made[0]}
+report = {"made": filled(take)}
 """,
         code="""
 fd = LIBC.inotify_init1(0)
@@ -131,30 +124,14 @@ if fd != -1:
         promise="nor the room in pipes",
         tried="taking all of it in one, and a pipe in the other",
         first="""
-made = shared_numbers(1)
-def take():
+def take(made):
+    global kept
     kept = []
-    try:
-        while made[0] < 450:
-            pair = os.pipe()
-            kept.append(pair)
-            told(lambda: fcntl.fcntl(pair[1], 1031, MIB))
-            made[0] += 1
-    except OSError:
-        pass
-    for _ in range(450):
-        try:
-            kept.append(os.pipe())
-        except OSError:
-            break
-    made[0] += 10000
-    time.sleep(30)
-for _ in range(2):
-    child(take)
-deadline = time.monotonic() + 10
-while made[0] < 20000 and time.monotonic() < deadline:
-    time.sleep(0.02)
-report = made[0] % 10000
+    while made[0] < 450:
+        kept.append(os.pipe())
+        told(lambda: fcntl.fcntl(kept[-1][1], 1031, MIB))
+        made[0] += 1
+report = filled(take) + filled(take)
 """,
         code="""
 reader, writer = os.pipe()

@@ -145,10 +145,10 @@ def bomb():
                 continue
         except OSError as problem:
             counts[1] = problem.errno
-            time.sleep(30)
-    time.sleep(30)
+            time.sleep(60)
+    time.sleep(60)
 child(bomb)
-deadline = time.monotonic() + 10
+deadline = time.monotonic() + PATIENCE
 while counts[0] < most and not counts[1] and time.monotonic() < deadline:
     time.sleep(0.05)
 report = {"error": errno.errorcode.get(counts[1], "none"), "made": len(processes())}
@@ -162,20 +162,12 @@ report = {"error": errno.errorcode.get(counts[1], "none"), "made": len(processes
         tried="starting threads in a child until one is refused",
         code=_PIDS
         + """
-count = shared_numbers(2)
-def start():
-    try:
-        while count[0] < most:
-            threading.Thread(target=time.sleep, args=(30,), daemon=True).start()
-            count[0] += 1
-    except RuntimeError:
-        count[1] = 1
-    time.sleep(30)
-child(start)
-deadline = time.monotonic() + 10
-while count[0] < most and not count[1] and time.monotonic() < deadline:
-    time.sleep(0.02)
-report = {"error": "RuntimeError" if count[1] else "none", "made": count[0]}
+def start(count):
+    while count[0] < most:
+        threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+        count[0] += 1
+made = filled(start)
+report = {"error": "RuntimeError" if made < most else "none", "made": made}
 """,
         judge=_pids,
         where=Where.ROUGH,
@@ -189,8 +181,8 @@ report = {"error": "RuntimeError" if count[1] else "none", "made": count[0]}
         promise="unread data in sockets counts as memory",
         tried="stream and datagram pairs, filled and left unread",
         code="""
-took = shared_numbers(1)
-def fill():
+def fill(took):
+    global kept
     kept = []
     for number in range(300):
         pair = socket.socketpair(1, 1 if number % 2 else 2)
@@ -201,13 +193,7 @@ def fill():
                 took[0] += pair[0].send(bytes(32768))
         except OSError:
             continue
-    time.sleep(30)
-child(fill)
-before = -1
-while took[0] != before:
-    before = took[0]
-    time.sleep(0.3)
-report = took[0]
+report = filled(fill)
 """,
         judge=_counted("unread data"),
         where=Where.ROUGH,
@@ -217,8 +203,8 @@ report = took[0]
         promise="unread data in pipes counts as memory",
         tried="pipes as large as they may be, filled and left unread",
         code="""
-took = shared_numbers(1)
-def fill():
+def fill(took):
+    global kept
     kept = []
     for number in range(300):
         pair = os.pipe()
@@ -230,13 +216,7 @@ def fill():
                 took[0] += os.write(pair[1], bytes(65536))
         except OSError:
             continue
-    time.sleep(30)
-child(fill)
-before = -1
-while took[0] != before:
-    before = took[0]
-    time.sleep(0.3)
-report = took[0]
+report = filled(fill)
 """,
         judge=_counted("unread data"),
         where=Where.ROUGH,
@@ -246,8 +226,8 @@ report = took[0]
         promise="unread data in TCP and UDP sockets counts as memory",
         tried="datagrams to itself, left unread",
         code="""
-took = shared_numbers(1)
-def fill():
+def fill(took):
+    global kept
     kept = []
     for _ in range(300):
         one, other = socket.socket(2, 2), socket.socket(2, 2)
@@ -255,13 +235,7 @@ def fill():
         kept.append((one, other))
         for _ in range(4):
             took[0] += other.sendto(bytes(40000), one.getsockname())
-    time.sleep(30)
-child(fill)
-before = -1
-while took[0] != before:
-    before = took[0]
-    time.sleep(0.3)
-report = took[0]
+report = filled(fill)
 """,
         judge=_counted("unread datagrams"),
         where=Where.ROUGH,
@@ -322,16 +296,11 @@ report = {"limits": resource.getrlimit(resource.RLIMIT_CORE), "dumped": os.WCORE
         promise="its terminals are its own, and the host has some left",
         tried="opening 100, and one on the host meanwhile",
         code="""
-held = shared_numbers(1)
-def take():
+def take(count):
+    global kept
     kept = [os.openpty() for _ in range(100)]
-    held[0] = len(kept)
-    time.sleep(30)
-child(take)
-deadline = time.monotonic() + 5
-while not held[0] and time.monotonic() < deadline:
-    time.sleep(0.02)
-report = {"made": held[0], "seen": len([n for n in os.listdir("/dev/pts") if n.isdigit()])}
+    count[0] = len(kept)
+report = {"made": filled(take), "seen": len([n for n in os.listdir("/dev/pts") if n.isdigit()])}
 """,
         judge=_terminals,
         where=Where.ROUGH,
