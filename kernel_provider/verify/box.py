@@ -15,10 +15,9 @@ from kernel_provider.errors import MountError, StartError
 from kernel_provider.link import Death
 from kernel_provider.run.kernel import Kernel
 from kernel_provider.verify.look import SHOWN_AT, Host, Look
+from kernel_provider.verify.model import PATIENCE
 from kernel_provider.warden import cgroup
 
-PATIENCE: Final = 60.0
-"""Seconds that one check's code may take, on a slow machine."""
 LOOK: Final = 0.05
 GONE_WITHIN: Final = 15.0
 GRACE: Final = 5.0
@@ -75,21 +74,23 @@ class Box:
         if await self._ask(code, "1") is None:
             raise StartError(reason=f"{self.dead or 'it does not answer'}", last_words="")
 
-    async def probe(self, code: str, more: Mapping[str, Any]) -> dict[str, Any] | None:
+    async def probe(
+        self, code: str, more: Mapping[str, Any], patience: float = PATIENCE
+    ) -> dict[str, Any] | None:
         """Run a check's code: what it reported or raised; None if it died or was silent."""
         values = {**self.look.host.values(self.look.policy, self.look.uid), **more}
-        answer = await self._ask("", f"{MODULE}.probe({code!r}, {values!r})")
+        answer = await self._ask("", f"{MODULE}.probe({code!r}, {values!r})", patience)
         if answer is None:
             self.look.death = self.dead
             return None
         found: dict[str, Any] = json.loads(ast.literal_eval(answer))
         return found
 
-    async def _ask(self, code: str, expression: str) -> str | None:
+    async def _ask(self, code: str, expression: str, patience: float = PATIENCE) -> str | None:
         """Run a cell and give the text of an expression after it; None if none came."""
         wanted = {"report": expression}
         request = self._client.execute(code, store_history=False, user_expressions=wanted)
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             try:
                 reply = await self._client.get_shell_msg(timeout=LOOK)

@@ -51,6 +51,9 @@ def verdict(held: object, happened: str) -> Verdict:
     return Verdict(status=Status.HELD if held else Status.NOT_HELD, happened=happened)
 
 
+PATIENCE: Final = 60.0
+"""Seconds that an answer may take on a slow machine."""
+
 Judge = Callable[[Any, "Look"], Verdict]
 Need = Callable[["KernelPolicy"], str]
 
@@ -68,7 +71,7 @@ class Check:
     ``report``, which is JSON; ``v`` holds what the host knows (see ``Host.values``). In a
     ``PAIR``, ``first`` runs in the other kernel before, and ``v["first"]`` is its report.
     ``needs`` gives the reason why it does not apply here, or nothing; all apply at the
-    end of a sandbox.
+    end of a sandbox. ``patience`` are the seconds until its sandbox is given up.
     """
 
     name: str
@@ -79,6 +82,7 @@ class Check:
     where: Where = Where.PLAIN
     first: str = ""
     needs: Need = nothing
+    patience: float = PATIENCE
 
 
 @dataclass(frozen=True, kw_only=True)

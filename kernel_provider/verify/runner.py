@@ -145,7 +145,7 @@ async def attack(check: Check, box: Box, more: Mapping[str, Any] | None = None) 
     if check.where is Where.ROUGH:  # what an earlier one left would be counted
         await box.probe("report = None", {})
     box.look.begin()
-    return judged(check, await box.probe(check.code, more or {}), box.look)
+    return judged(check, await box.probe(check.code, more or {}, check.patience), box.look)
 
 
 async def confront(check: Check, one: Box, other: Box) -> Verdict:
