@@ -140,10 +140,11 @@ ALLOWED = (
         calls="sched_yield sched_getaffinity sched_setaffinity sched_getparam "
         "sched_setparam sched_getattr sched_setattr sched_getscheduler "
         "sched_setscheduler sched_rr_get_interval sched_get_priority_max "
-        "sched_get_priority_min getpriority setpriority ioprio_get getrlimit "
-        "setrlimit prlimit64 getrusage",
+        "sched_get_priority_min getpriority ioprio_get getrlimit setrlimit getrusage",
         reason="A process may pin its threads, be nicer, and lower its own limits. More "
-        "needs capabilities, and there are none.",
+        "needs capabilities, and there are none. The sched_set calls take numbers of "
+        "threads, which libzmq gives: with them the guardian can be made to wait, which "
+        "delays what it has to say of the kernel's end, and not the removal from outside.",
     ),
     Group(
         name="an administrator's probes",
@@ -328,6 +329,28 @@ CONDITIONAL = (
             Case(what="0xffffffff", conditions=_is(0, INT), why="asks, changes nothing"),
         ),
         reason="Others switch off address randomisation or make old ABIs reachable.",
+    ),
+    Group(
+        name="limits, one's own only",
+        calls="prlimit64",
+        cases=(
+            Case(what="pid 0", conditions=_is(0, 0), why="setrlimit() and getrlimit() of libc"),
+            Case(
+                what="no new limit",
+                conditions=(Condition(index=2, value=0, mask=None),),
+                why="reading those of any process",
+            ),
+        ),
+        reason="The kernel asks for the same uid and no more, so code in a notebook could "
+        "take memory, descriptors or processor time from the guardian.",
+    ),
+    Group(
+        name="priority, one's own only",
+        calls="setpriority",
+        cases=(
+            Case(what="PRIO_PROCESS, 0", conditions=_is(0, 0) + _is(1, 0), why="nice(), upwards"),
+        ),
+        reason="As above.",
     ),
     Group(
         name="mknod for FIFOs",

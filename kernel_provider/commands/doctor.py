@@ -87,16 +87,16 @@ def report(results: Sequence[CheckResult], *, colour: bool, width: int) -> str:
         if colour:
             word = f"{COLOURS[result.status]}{word}{PLAIN}"
         indent = len("fail  ") + column + 2
-        found = _wrapped(result.found, indent, width)
+        found = wrapped(result.found, indent, width)
         lines.append(f"{word}  {result.name:<{column}}  {found}".rstrip())
         if result.fix:
-            lines.append(" " * indent + _wrapped(f"Fix: {result.fix}", indent, width))
+            lines.append(" " * indent + wrapped(f"Fix: {result.fix}", indent, width))
     counts = {status: sum(r.status is status for r in results) for status in Status}
     told = [f"{count} {status}" for status, count in counts.items() if count]
     return "\n".join([*lines, ", ".join(told)])
 
 
-def _wrapped(text: str, indent: int, width: int) -> str:
+def wrapped(text: str, indent: int, width: int) -> str:
     """Break a text between words into lines that keep their place in the column."""
     room = width - indent
     if width == 0 or room < _NARROWEST:

@@ -216,6 +216,12 @@ class DockerEngine:
                 error=state["Error"],
             )
 
+    def attributes(self, container: str) -> dict[str, Any]:
+        """All that the engine says of a container, as it says it."""
+        answer = self._json("GET", f"/containers/{container}/json", action="inspect the sandbox")
+        with understood("inspect the sandbox"):
+            return dict(answer)
+
     def limit_cpu(self, container: str, cpus: float) -> None:
         """Set the quota; the period was set at creation (``NanoCpus`` refuses updates)."""
         body = {"CpuPeriod": CPU_PERIOD, "CpuQuota": int(cpus * CPU_PERIOD)}

@@ -12,9 +12,11 @@ from jupyter_client.manager import AsyncKernelManager
 from kernel_provider import kernelspecs
 from kernel_provider.errors import ConfigError, SandboxError, StartError
 from kernel_provider.link import Death
+from kernel_provider.policy import KernelPolicy
 from kernel_provider.provisioner import SandboxProvisioner
 from kernel_provider.run.model import KernelProtocolError, OutsideKernelError
 from kernel_provider.run.protocol import Client, bound
+from kernel_provider.session import Session
 from kernel_provider.values import show
 
 OPTIONS: Final = "the options of executor-ml run"
@@ -139,6 +141,27 @@ class Kernel:
     def _provisioner(self) -> SandboxProvisioner | None:
         found = self.manager.provisioner
         return found if isinstance(found, SandboxProvisioner) else None
+
+    @property
+    def session(self) -> Session:
+        """The session behind it, once it was started."""
+        held = self._provisioner
+        if held is None or held.session is None:
+            raise StartError(reason="it was not started", last_words="")
+        return held.session
+
+    @property
+    def policy(self) -> KernelPolicy:
+        """The limits in force, once it was started."""
+        held = self._provisioner
+        if held is None:
+            raise StartError(reason="it was not started", last_words="")
+        return held.policy
+
+    @property
+    def key(self) -> str:
+        """What signs its messages."""
+        return str(self.manager.session.key.decode())
 
     @property
     def death(self) -> Death | None:

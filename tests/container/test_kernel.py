@@ -425,22 +425,6 @@ def test_the_host_is_not_named(shared_kernel: Pair) -> None:
     assert run(client, "import getpass; getpass.getuser()").result == "'sandbox'"
 
 
-def test_sockets_inside_do_not_tell_where_they_are_outside(shared_kernel: Pair) -> None:
-    """Getsockname of the kernel's own sockets names no folder of the host's (D1)."""
-    code = (
-        "import os, socket\nnames = []\n"
-        "for fd in os.listdir('/proc/self/fd'):\n"
-        "    try: s = socket.socket(fileno=os.dup(int(fd)))\n"
-        "    except OSError: continue\n"
-        "    names.append(s.getsockname()); s.close()\n"
-        "[n for n in names if n]"
-    )
-    found = ast.literal_eval(run(shared_kernel[1], code).result)
-    assert len(found) >= 5
-    runtime = os.environ["EXECUTOR_ML_RUNTIME_DIR"]
-    assert not [name for name in found if runtime in str(name)]
-
-
 def test_no_connection_file_is_left_or_let_in(own_folders: Path) -> None:
     """There is one while the kernel runs, for its clients, private; none inside, none after."""
     del own_folders

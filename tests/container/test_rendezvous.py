@@ -1,7 +1,6 @@
 """D1: what changes hands between warden and sandbox, and who may take part in it."""
 
 import asyncio
-import errno
 import json
 import os
 import socket
@@ -13,7 +12,6 @@ import docker
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
-from kernels import kernel
 from proxy import START, EngineProxy, answer
 from sandboxes import KEY, Seen, containers_of, look, session_of, sockets, until, value
 
@@ -83,72 +81,6 @@ def test_what_the_kernel_holds(shared_kernel: Pair, seen: Seen) -> None:
 def kernel_sockets(seen: Seen) -> set[str]:
     """Sockets of everybody in the sandbox but the guardian."""
     return set().union(*(sockets(p) for p in seen.group.processes() if p != seen.guardian))
-
-
-def test_the_rendezvous_is_over(shared_kernel: Pair, seen: Seen) -> None:
-    """Its file is unlinked, nobody can connect a second time or make anything there."""
-    assert not list(Path(seen.warden_folder, "r").iterdir())
-    code = """
-import os, socket
-place = "/run/executor/rendezvous"
-told = []
-s = socket.socket(socket.AF_UNIX)
-for attempt in (lambda: os.listdir(place), lambda: s.connect(place + "/s"),
-                lambda: s.bind(place + "/t"), lambda: open(place + "/t", "w"),
-                lambda: os.mkfifo(place + "/t"), lambda: os.chmod(place, 0o777)):
-    try:
-        attempt()
-        told.append(0)
-    except OSError as error:
-        told.append(error.errno)
-told
-"""
-    listing, connecting, *others = value(shared_kernel[1], code)
-    assert (listing, connecting) == (errno.EACCES, errno.ENOENT)
-    assert set(others) <= {errno.EROFS, errno.EPERM}, [errno.errorcode[e] for e in others]
-    assert not list(Path(seen.warden_folder, "r").iterdir())
-
-
-def test_nothing_of_the_host_can_be_written(shared_kernel: Pair, seen: Seen) -> None:
-    """All mounts are read-only, and inside only the sandbox's own tmpfs can be written."""
-    engine = docker.DockerClient(base_url=f"unix://{find_socket(os.environ)}")
-    try:
-        facts = engine.api.inspect_container(seen.container)
-    finally:
-        engine.close()
-    assert facts["Mounts"]
-    assert all(mount["RW"] is False for mount in facts["Mounts"])
-    assert facts["HostConfig"]["NetworkMode"] == "none"
-    assert set(facts["NetworkSettings"]["Networks"]) <= {"none"}
-    assert not facts["HostConfig"]["Binds"]
-    code = """
-import os
-[line.split()[4:6] for line in open("/proc/self/mountinfo")]
-"""
-    writable = {
-        place for place, options in value(shared_kernel[1], code) if "rw" in options.split(",")
-    }
-    assert "/tmp" in writable
-    assert "/run/executor/rendezvous" not in writable
-    assert value(shared_kernel[1], "import os; os.listdir('/sys/class/net')") == ["lo"]
-
-
-def test_uids_are_the_kernels_own(
-    shared_kernel: Pair, seen: Seen, engine: docker.DockerClient
-) -> None:
-    """No two running kernels have the same, none has the server's; the name tells it."""
-    code = "import os; (os.getresuid(), os.getresgid(), os.getgroups())"
-    with kernel() as (other, client):
-        second = look(session_of(other), engine)
-        assert seen.uid != second.uid
-        for here, facts in ((shared_kernel[1], seen), (client, second)):
-            uid = facts.uid
-            assert uid not in {0, os.getuid()}
-            inside = value(here, code)
-            assert inside[:2] == ((uid, uid, uid), (uid, uid, uid))
-            assert set(inside[2]) <= {uid}
-            name = engine.api.inspect_container(facts.container)["Name"]
-            assert name == f"/executor-ml-{uid}"
 
 
 # --- strangers ------------------------------------------------------------------------

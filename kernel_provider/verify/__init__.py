@@ -1,0 +1,1 @@
+"""``executor-ml verify``: tries to break each promise from inside, and looks from outside."""
