@@ -6,7 +6,6 @@ https://jupyter-client.readthedocs.io/en/stable/provisioning.html
 import asyncio
 import os
 import secrets
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, Final, cast
@@ -17,12 +16,9 @@ from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 from kernel_provider.admin import AdminPolicy
 from kernel_provider.ceilings import Ceilings, read_ceilings
 from kernel_provider.policy import KernelPolicy, parse_policy
-from kernel_provider.session import Session
+from kernel_provider.session import Session, passed_on
 from kernel_provider.warden.rendezvous import CHANNELS
 from kernel_provider.workspace import Workspace, copy_folder
-
-PASSED_ON: Final = ("TZ", "NBGRADER_EXECUTION", "NBGRADER_VALIDATING")
-"""The only variables of the client's environment that reach a sandbox (D8)."""
 
 POLL: Final = 0.02
 STOP_WITHIN: Final = 10.0
@@ -61,7 +57,7 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
         self.policy = replace(policy, env={**policy.env, **own})
         session = self.session or Session(environ=os.environ, name=self._kernel_name)
         try:
-            session.restore_paths()
+            session.outer.restore_paths()
             self._describe_connection(session)
         except BaseException:
             if self.session is None:
@@ -97,14 +93,14 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
         manager = self.parent
         if manager is None:
             info: dict[str, Any] = {f"{c}_port": n for n, c in enumerate(CHANNELS, start=1)}
-            info |= {"transport": "ipc", "ip": session.ip}
+            info |= {"transport": "ipc", "ip": session.outer.ip}
             info["signature_scheme"] = "hmac-sha256"
             info["key"] = self.connection_info.get("key") or secrets.token_hex(32)
             self.connection_info = cast("KernelConnectionInfo", info)
             return
         manager.cache_ports = False
         manager.transport = "ipc"
-        manager.ip = session.ip
+        manager.ip = session.outer.ip
         for number, name in enumerate(CHANNELS, start=1):
             setattr(manager, f"{name}_port", number)
         manager.write_connection_file()
@@ -132,7 +128,7 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
                 session.launch(
                     self.policy,
                     key=self._key(),
-                    env=self._claim_environment(kwargs.get("env") or {}),
+                    env=passed_on(kwargs.get("env") or {}, self.policy),
                     workspace=workspace,
                 )
                 facts = await session.launched(self.policy.startup_timeout)
@@ -168,11 +164,6 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
         from jupyter_client.multikernelmanager import MultiKernelManager  # noqa: PLC0415
 
         return isinstance(getattr(self.parent, "parent", None), MultiKernelManager)
-
-    def _claim_environment(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """The few variables of the client's that may pass, unless the kernelspec has them."""
-        own = self.policy.env
-        return {name: environ[name] for name in PASSED_ON if name in environ and name not in own}
 
     async def poll(self) -> int | None:
         """Exit code of a kernel that ended, None of one that runs. No engine is asked."""
@@ -231,7 +222,7 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
         if not restart:
             self._drop(session)
         elif self.session is session:  # nobody let go of it meanwhile
-            session.restore_paths()
+            session.outer.restore_paths()
 
     def _drop(self, session: Session) -> None:
         """Close it, and forget it unless there is another by now. Twice is fine."""

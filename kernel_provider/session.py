@@ -6,15 +6,12 @@ return at once but for ``launched`` and ``gone``, which wait on the caller's eve
 and nothing else.
 """
 
-import os
+import math
 import shutil
 import signal
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from kernel_provider import names
@@ -24,10 +21,10 @@ from kernel_provider.engines.docker import NAME_PREFIX, find_socket
 from kernel_provider.errors import SandboxError, WardenError
 from kernel_provider.folders import folder_name, runtime_root
 from kernel_provider.link import GRACE, Death, Link
+from kernel_provider.outer import Outer
 from kernel_provider.policy import KernelPolicy
 from kernel_provider.recipe import Recipe
 from kernel_provider.warden import shelf
-from kernel_provider.warden.rendezvous import BACKLOG, CHANNELS
 from kernel_provider.warden.sweep import sweep, sweep_folders
 from kernel_provider.workspace import Workspace
 
@@ -36,6 +33,16 @@ if TYPE_CHECKING:
 
 WARM_PATIENCE: Final = 2.0
 """Seconds for a parked sandbox to take a claim; it needs a hundredth of that."""
+LONG_SLICE: Final = 60.0
+"""Seconds after which a waiter looks up that nobody else shares its sandbox with."""
+PASSED_ON: Final = ("TZ", "NBGRADER_EXECUTION", "NBGRADER_VALIDATING")
+"""The only variables of a client's environment that reach a sandbox (D8)."""
+
+
+def passed_on(environ: Mapping[str, str], policy: KernelPolicy) -> dict[str, str]:
+    """The few variables of the client's that may pass, unless the kernelspec has them."""
+    own = policy.env
+    return {name: environ[name] for name in PASSED_ON if name in environ and name not in own}
 
 
 class Session:
@@ -45,50 +52,29 @@ class Session:
     connected, and wait at the outer sockets for the next.
     """
 
-    def __init__(self, *, environ: Mapping[str, str], name: str, folder: str = "") -> None:
-        """Bind the outer sockets; ``name`` is for messages. Nothing is started.
+    def __init__(
+        self,
+        *,
+        environ: Mapping[str, str],
+        name: str,
+        outer: Outer | None = None,
+        subscribers: int = 0,
+    ) -> None:
+        """Bind the outer sockets, unless given; ``name`` is for messages. Nothing starts.
 
-        ``folder`` is another session's, whose sockets are used instead. Raises
-        RuntimeFolderError.
+        ``subscribers`` iopub clients are about to come, and requests wait a moment for
+        them. Raises RuntimeFolderError.
         """
         self.name = name
         self._environ = environ
         self._root = runtime_root(environ)
-        self.folder = folder or f"{self._root}/{folder_name('s')}"
-        self._outer: list[socket.socket] = []
-        if not folder:
-            Path(self.folder).mkdir(mode=0o700)
-            self._outer = [self._listen(number) for number in range(1, len(CHANNELS) + 1)]
+        self.outer = outer or Outer.below(f"{self._root}/{folder_name('s')}")
         self._link: Link | None = None
-        self._subscribers = 0
+        self._subscribers = subscribers
         self.served = False
         self._warm = False
         self._begin_cold: Callable[[], Link]
         self.recipe: Recipe | None = None
-
-    @property
-    def ip(self) -> str:
-        """What Jupyter calls ``ip`` for ipc: the sockets are ``ip-1`` to ``ip-5``."""
-        return f"{self.folder}/c"
-
-    def _listen(self, number: int) -> socket.socket:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(f"{self.folder}/.c-{number}")
-        listener.listen(BACKLOG)
-        os.link(f"{self.folder}/.c-{number}", f"{self.ip}-{number}")
-        return listener
-
-    def restore_paths(self) -> None:
-        """Put the sockets' names back, which Jupyter removes on each restart."""
-        for number in range(1, len(CHANNELS) + 1):
-            with suppress(FileExistsError):
-                os.link(f"{self.folder}/.c-{number}", f"{self.ip}-{number}")
-
-    def _take_over_paths(self) -> None:
-        """Bind anew what another process bound: clients find their way by the paths."""
-        for path in Path(self.folder).glob("*c-*"):
-            path.unlink()
-        self._outer = [self._listen(number) for number in range(1, len(CHANNELS) + 1)]
 
     # --- starting ---------------------------------------------------------------------
 
@@ -108,8 +94,8 @@ class Session:
         close, once ``launched`` has returned. Raises EngineAddressError, and
         EnvironmentTooLargeError.
         """
-        if not self._outer:
-            self._take_over_paths()
+        if not self.outer.listeners:
+            self.outer.take_over()
         recipe = Recipe(policy=policy, address=find_socket(self._environ))
         self.hang_up()
         claim = {
@@ -120,7 +106,7 @@ class Session:
             "workspace": workspace.folder if workspace else "",
             "subscribers": self._subscribers,
         }
-        brought: list[HasFileno] = [*self._outer, *([workspace] if workspace else [])]
+        brought: list[HasFileno] = [*self.outer.listeners, *([workspace] if workspace else [])]
         self.recipe = recipe
         self._begin_cold = partial(self._start_cold, recipe, claim, brought)
         self._link = self._take_warm(recipe.digest(), claim, brought) or self._begin_cold()
@@ -231,6 +217,13 @@ class Session:
         if self._link is not None:
             self._link.say({"op": "stop"})
 
+    async def ended(self) -> Death:
+        """Wait until the sandbox has ended, however long; for its only owner's loop."""
+        link = self._need()
+        while (death := self.death) is None:
+            await link.hear(math.inf, at_most=LONG_SLICE)
+        return death
+
     async def gone(self, patience: float) -> bool:
         """Wait until nothing of the sandbox is left; false if it takes too long."""
         link = self._link
@@ -245,7 +238,7 @@ class Session:
 
     def describe(self) -> dict[str, str]:
         """What another process of this user needs to take part: see ``attach``."""
-        return {"session": self.folder, "warden": self._need().folder}
+        return {"session": self.outer.folder, "warden": self._need().folder}
 
     @classmethod
     async def attach(
@@ -256,7 +249,8 @@ class Session:
         The kernel lives until its last owner goes. Raises WardenError where it is gone
         or the key is wrong.
         """
-        session = cls(environ=environ, name=name, folder=description["session"])
+        outer = Outer(folder=description["session"])
+        session = cls(environ=environ, name=name, outer=outer)
         session._link = await Link.attach(description["warden"], key)
         session.served = True
         return session
@@ -266,11 +260,7 @@ class Session:
     def close(self) -> None:
         """Let go: the sandbox ends unless another owner holds it. Twice is fine."""
         self.hang_up()
-        for listener in self._outer:
-            listener.close()
-        if self._outer:
-            self._outer = []
-            shutil.rmtree(self.folder, ignore_errors=True)
+        self.outer.close()
 
     def hang_up(self) -> None:
         """Let go of the sandbox and keep the outer sockets, where clients wait for another.

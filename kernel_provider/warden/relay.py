@@ -18,7 +18,8 @@ from kernel_provider.warden.budget import Budget
 from kernel_provider.warden.loop import Loop
 from kernel_provider.warden.pair import Pair, Request
 from kernel_provider.warden.pump import CHUNK
-from kernel_provider.warden.rendezvous import CHANNELS
+from kernel_provider.warden.rendezvous import BACKLOG, CHANNELS
+from kernel_provider.warden.visitors import is_welcome
 from kernel_provider.warden.zmtp import FrameLimits
 
 HOLD: Final = 1.0
@@ -69,12 +70,15 @@ class Relay:
         self._waiting: deque[Pair] = deque()
 
     def open(self, outer: list[socket.socket], *, subscribers: int) -> None:
-        """Serve the outer listeners.
+        """Serve the outer listeners; those that were only bound listen from now on.
 
         After a restart ``subscribers`` iopub clients are expected back: shell and
-        control wait for them, or the first output would be lost.
+        control wait for them, or the first output would be lost. Raises OSError where
+        another process listens at a port that was bound.
         """
         self._outer = outer
+        for listener in outer:  # clients may take a port that answers for a kernel that does
+            listener.listen(BACKLOG)
         self._awaited = subscribers
         if subscribers:
             self.holding = True
@@ -108,6 +112,9 @@ class Relay:
             pair.release()
 
     def _welcome(self, channel: int, client: socket.socket) -> None:
+        if not is_welcome(client):
+            client.close()
+            return
         pair = Pair(self, channel, client)
         self.pairs.add(pair)
         if len(self.pairs) >= self.most:

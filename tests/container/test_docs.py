@@ -30,7 +30,6 @@ from servers import BIN, Server, new_session, serving
 from kernel_provider import names
 from kernel_provider.builder.wheels import cache_folder
 from kernel_provider.ceilings import LIMITS, Ceilings, read_ceilings
-from kernel_provider.commands.launch import ProvisionerIgnoredError
 from kernel_provider.doctor.jupyter import server_settings
 from kernel_provider.engines.docker import DockerEngine, find_socket
 from kernel_provider.errors import (
@@ -272,7 +271,6 @@ def spoken(folder: Path) -> Iterator[str]:
             ImageMissingError(image=names.IMAGE),
             ImageProtocolError(image=names.IMAGE, found=1, expected=2),
             StartError(reason="it was not ready within 55 s", last_words=""),
-            ProvisionerIgnoredError(),
         ),
     )
     yield from (ended(3), ended(-9), ended(-11), ended(-9, for_memory=True))
