@@ -6,19 +6,24 @@ https://jupyter-client.readthedocs.io/en/stable/provisioning.html
 import asyncio
 import os
 import secrets
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 
 from kernel_provider.admin import AdminPolicy
 from kernel_provider.ceilings import Ceilings, read_ceilings
+from kernel_provider.errors import SandboxError
 from kernel_provider.policy import KernelPolicy, parse_policy
 from kernel_provider.session import Session, passed_on
 from kernel_provider.warden.rendezvous import CHANNELS
 from kernel_provider.workspace import Workspace, copy_folder
+
+if TYPE_CHECKING:
+    from kernel_provider.explainer import Explainer
 
 POLL: Final = 0.02
 STOP_WITHIN: Final = 10.0
@@ -26,6 +31,9 @@ STOP_WITHIN: Final = 10.0
 
 class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[metaclass, unused-ignore]
     """Runs a kernelspec's kernels in sandboxes."""
+
+    policy: KernelPolicy
+    """Of the latest launch, once that has begun."""
 
     def __init__(self, **kwargs: Any) -> None:
         """Keep the kernelspec's settings apart: traitlets would drop unknown ones (D6)."""
@@ -38,18 +46,28 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
         self.config_given = kwargs
         self.session: Session | None = None
         self._told = False
+        self._refusal: SandboxError | None = None
+        self._explainer: Explainer | None = None
 
     @property
     def has_process(self) -> bool:
-        """Whether a sandbox is under this provisioner's care."""
+        """Whether a sandbox is under this provisioner's care, or what stands in for one."""
+        if self._explainer is not None:
+            return True
         return self.session is not None and self.session.has_sandbox
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         """Parse the policy and bind the sockets; nothing is started yet."""
-        if "models" in self.config_given:  # one that was touched is read: maybe gigabytes
-            policy = await asyncio.to_thread(self._parse)
-        else:
-            policy = self._parse()
+        self._refusal = None
+        try:
+            if "models" in self.config_given:  # one that was touched is read: maybe gigabytes
+                policy = await asyncio.to_thread(self._parse)
+            else:
+                policy = self._parse()
+        except SandboxError as error:
+            if not self._explains:
+                raise
+            self._refusal, policy = error, self.policy
         kwargs = await super().pre_launch(cmd=[], **kwargs)
         # in place before the interpreter starts: much of it is read at import
         environ = kwargs["env"]
@@ -115,28 +133,24 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
 
         ``cmd`` is ignored: what runs is the image's. Raises a ``SandboxError`` whose
         text says what to do, and by then nothing of the attempt is left but, where
-        clients are connected from an earlier sandbox, what they are connected to.
+        clients are connected from an earlier sandbox, what they are connected to. A
+        server's restart raises none of these, since nobody would see it: what stands in
+        for the kernel explains it to whoever runs a cell.
         """
         session = self.session
         assert session is not None
         self._told = False
+        await self._end_explaining()
         try:
-            with ExitStack() as brought:
-                workspace = await self._workspace(kwargs.get("cwd") or "")
-                if workspace is not None:
-                    brought.callback(workspace.close)
-                session.launch(
-                    self.policy,
-                    key=self._key(),
-                    env=passed_on(kwargs.get("env") or {}, self.policy),
-                    workspace=workspace,
-                )
-                facts = await session.launched(self.policy.startup_timeout)
-        except BaseException:
+            facts = await self._launch(session, kwargs.get("cwd") or "", kwargs.get("env") or {})
+        except BaseException as error:
             if session.served:
                 session.hang_up()
             else:
                 self._drop(session)
+            if isinstance(error, SandboxError) and self._explains:
+                self._explain(session, error)
+                return self.connection_info
             raise
         if self.policy.pool and session.recipe is not None and self._is_a_servers():
             from kernel_provider.pool import keeper  # noqa: PLC0415  for servers only
@@ -145,6 +159,42 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
         self.log.info("Kernel %s runs in the container %s", self.kernel_id, session.container)
         self.log.debug("Sandbox of kernel %s: %s", self.kernel_id, facts)
         return self.connection_info
+
+    async def _launch(
+        self, session: Session, folder: str, environ: Mapping[str, str]
+    ) -> Mapping[str, Any]:
+        """Start a sandbox and give its facts; raise what was wrong with the settings."""
+        if self._refusal is not None:
+            raise self._refusal
+        with ExitStack() as brought:
+            workspace = await self._workspace(folder)
+            if workspace is not None:
+                brought.callback(workspace.close)
+            session.launch(
+                self.policy,
+                key=self._key(),
+                env=passed_on(environ, self.policy),
+                workspace=workspace,
+            )
+            return await session.launched(self.policy.startup_timeout)
+
+    @property
+    def _explains(self) -> bool:
+        """Whether an error would be a server's restart's, which JupyterLab does not show."""
+        served = self.session is not None and self.session.served
+        return served and self._is_a_servers()
+
+    def _explain(self, session: Session, error: SandboxError) -> None:
+        from kernel_provider.explainer import Explainer  # noqa: PLC0415  on no usual way
+
+        outer = session.outer.listeners
+        self._explainer = Explainer(outer, key=self._key(), error=error)
+        self.log.error("Kernel %s could not be restarted: %s", self.kernel_id, error)
+
+    async def _end_explaining(self) -> None:
+        explainer, self._explainer = self._explainer, None
+        if explainer is not None:
+            await asyncio.to_thread(explainer.stop)
 
     async def _workspace(self, folder: str) -> Workspace | None:
         """A copy of the notebook's folder as it is now, where the policy wants one.
@@ -167,6 +217,8 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
 
     async def poll(self) -> int | None:
         """Exit code of a kernel that ended, None of one that runs. No engine is asked."""
+        if self._explainer is not None:
+            return 0 if self._explainer.over else None
         session = self.session
         if session is None or not session.has_sandbox:
             return 0
@@ -202,6 +254,7 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
 
     async def kill(self, restart: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002
         """Kill and remove the sandbox, and wait until it is gone."""
+        await self._end_explaining()
         session = self.session
         if session is not None:
             session.stop()
@@ -213,6 +266,7 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
 
     async def cleanup(self, restart: bool = False) -> None:  # noqa: FBT001, FBT002
         """Let go of everything; before a restart, only see that the old one is gone."""
+        await self._end_explaining()
         session = self.session
         if session is None:
             return
@@ -233,7 +287,7 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
     async def get_provisioner_info(self) -> dict[str, Any]:
         """What ``load_provisioner_info`` needs, in this or another process."""
         info: dict[str, Any] = await super().get_provisioner_info()
-        if self.session is not None and self.has_process:
+        if self.session is not None and self.session.has_sandbox:
             info["sandbox"] = self.session.describe()
         return info
 
