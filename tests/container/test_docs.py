@@ -30,6 +30,7 @@ from servers import BIN, Server, new_session, serving
 from kernel_provider import names
 from kernel_provider.builder.wheels import cache_folder
 from kernel_provider.ceilings import LIMITS, Ceilings, read_ceilings
+from kernel_provider.connection import ConnectionFileError, read_connection
 from kernel_provider.doctor.jupyter import server_settings
 from kernel_provider.engines.docker import DockerEngine, find_socket
 from kernel_provider.errors import (
@@ -58,6 +59,7 @@ PAGES = (
     "threat-model",
     "troubleshooting",
     "upgrade",
+    "vscode",
 )
 
 SHOWN_ELSEWHERE = {
@@ -271,10 +273,20 @@ def spoken(folder: Path) -> Iterator[str]:
             ImageMissingError(image=names.IMAGE),
             ImageProtocolError(image=names.IMAGE, found=1, expected=2),
             StartError(reason="it was not ready within 55 s", last_words=""),
+            encrypted(folder),
         ),
     )
     yield from (ended(3), ended(-9), ended(-11), ended(-9, for_memory=True))
     yield ended(-9, for_memory=True, peak=512 * MIB)
+
+
+def encrypted(folder: Path) -> ConnectionFileError:
+    """What is said of a connection file that asks for encryption."""
+    file = folder / "kernel.json"
+    file.write_text(json.dumps({"curve_publickey": "x"}))
+    with pytest.raises(ConnectionFileError) as caught:
+        read_connection(str(file))
+    return caught.value
 
 
 def test_every_message_is_one_of_ours(tmp_path: Path, explored: Explored) -> None:
@@ -283,6 +295,7 @@ def test_every_message_is_one_of_ours(tmp_path: Path, explored: Explored) -> Non
         text.splitlines()[0]
         .replace(f"{tmp_path}/docker.sock", "/var/run/docker.sock")
         .replace(f"{tmp_path}/nowhere", "/srv/models/nowhere")
+        .replace(f"{tmp_path}/kernel.json", "/run/kernel.json")
         .replace(f"{tmp_path}/open", "/tmp/executor-ml-1000")
         for text in spoken(tmp_path)
     }
