@@ -12,8 +12,8 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, TextIO
 
 from kernel_provider.connection import Connection, bind
 from kernel_provider.errors import SandboxError
@@ -39,11 +39,15 @@ class Launch:
 
 @dataclass(kw_only=True)
 class Wishes:
-    """What signals have asked of a session; ``stop`` once it is to end."""
+    """What signals have asked of a session."""
 
     session: Session
     serving: bool = False
-    stop: bool = False
+    _end: bool = field(default=False, init=False)
+
+    def ending(self) -> bool:
+        """Whether it is to end."""
+        return self._end
 
     def interrupt(self) -> None:
         """SIGINT is the kernel's, once there is one to interrupt."""
@@ -52,7 +56,7 @@ class Wishes:
 
     def end(self) -> None:
         """End the sandbox, also while it starts. Twice is fine."""
-        self.stop = True
+        self._end = True
         self.session.stop()
 
 
@@ -63,19 +67,21 @@ async def serve(launch: Launch, environ: Mapping[str, str]) -> Death:
     """
     policy = launch.policy
     with ExitStack() as held:
+        outer = bind(launch.connection)
+        held.callback(outer.close)
         # one, since a restart is a new process here: who is cut off comes back, and its
         # first request must not be quicker than its ear
-        session = Session(
-            environ=environ, name=launch.kernel, outer=bind(launch.connection), subscribers=1
-        )
+        session = Session(environ=environ, name=launch.kernel, outer=outer, subscribers=1)
         held.callback(session.close)
         wishes = Wishes(session=session)
         held.enter_context(_signals(wishes))
         held.enter_context(_parent(wishes, environ))
         workspace = None
         if policy.workspace != "none":
-            workspace = copy_folder("", limit=policy.workspace_size)
+            workspace = await asyncio.to_thread(copy_folder, "", limit=policy.workspace_size)
             held.callback(workspace.close)
+        if wishes.ending():
+            return STOPPED
         session.launch(
             policy,
             key=launch.connection.key,
@@ -85,11 +91,11 @@ async def serve(launch: Launch, environ: Mapping[str, str]) -> Death:
         try:
             await session.launched(policy.startup_timeout)
         except SandboxError:
-            if wishes.stop:
+            if wishes.ending():
                 return STOPPED
             raise
         wishes.serving = True
-        if wishes.stop:
+        if wishes.ending():
             session.stop()
         death = await session.ended()
         await session.gone(STOP_WITHIN)
@@ -126,7 +132,7 @@ def _parent(wishes: Wishes, environ: Mapping[str, str]) -> Iterator[None]:
 
     def look() -> None:
         loop.remove_reader(watched)
-        if environ.get(PARENT_VARIABLE) or _unread(sys.stderr.fileno()):
+        if environ.get(PARENT_VARIABLE) or _is_unread(sys.stderr):
             wishes.end()
 
     if watched >= 0:
@@ -139,13 +145,15 @@ def _parent(wishes: Wishes, environ: Mapping[str, str]) -> Iterator[None]:
             os.close(watched)
 
 
-def _unread(descriptor: int) -> bool:
+def _is_unread(complaints: TextIO | None) -> bool:
     """Whether it is a pipe that nobody reads any more.
 
     Some clients (VS Code) set no variable, and read what their kernels complain of: when
     such a reader is gone, and our parent, the client has crashed. A kernel that was
     started to outlive its parent complains to a file, a terminal or nobody.
     """
+    if complaints is None:
+        return False
     watch = select.poll()
-    watch.register(descriptor, 0)
+    watch.register(complaints.fileno(), 0)
     return any(events & select.POLLERR for _, events in watch.poll(0))

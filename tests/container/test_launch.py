@@ -20,11 +20,15 @@ from conftest import sandboxes
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
-from kernels import Outcome, collect, run, run_to_death
+from kernels import KERNEL, Outcome, collect, run, run_to_death
 from launches import Started, plain_manager, started, wait_until_used
 from sandboxes import until
 
-from kernel_provider.warden import cgroup
+from kernel_provider import kernelspecs
+from kernel_provider.engines.docker import find_socket
+from kernel_provider.pool import hand
+from kernel_provider.recipe import Recipe
+from kernel_provider.warden import cgroup, shelf
 from kernel_provider.warden.visitors import TABLES
 from kernel_provider.warden.zmtp import frame, greeting, ready
 
@@ -67,6 +71,21 @@ def test_it_runs_in_a_sandbox(plain: Pair) -> None:
     """Of the kernelspec's own settings: what its code sees is a sandbox's."""
     code = "import os, socket; (socket.gethostname(), os.getuid() > 60000, os.cpu_count())"
     assert run(plain[1], code).result.startswith("('sandbox', True")
+
+
+def test_it_takes_a_parked_one(tmp_path: Path, engine: docker.DockerClient) -> None:
+    """As a launch by Jupyter does: what is parked serves whoever comes first."""
+    policy = kernelspecs.named(KERNEL).launched(os.environ)
+    hand.park(Recipe(policy=policy, address=find_socket(os.environ)), KERNEL, os.environ)
+    (entry,) = shelf.entries(os.environ["EXECUTOR_ML_RUNTIME_DIR"])
+    try:
+        with started(tmp_path) as kernel, kernel.client() as client:
+            uid = run(client, "import os; os.getuid()").result
+            assert engine.containers.get(f"executor-ml-{uid}").id == entry.container
+            kernel.process.terminate()
+            kernel.complaint(20)
+    finally:
+        assert not list(hand.end(os.environ, None))
 
 
 def test_input_asks_the_person(plain: Pair) -> None:
