@@ -6,12 +6,12 @@ told of; so the files are read here. At the rim: this imports jupyter_client.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from string import Template
 from typing import Any, Final
 
-from kernel_provider.ceilings import Ceilings
+from kernel_provider.ceilings import Ceilings, read_ceilings
 from kernel_provider.errors import SandboxError, suggest
 from kernel_provider.policy import KernelPolicy, parse_policy
 
@@ -65,6 +65,17 @@ class Kernelspec:
     def variables(self, environ: Mapping[str, str]) -> dict[str, str]:
         """Its own variables, filled in from the client's as Jupyter does."""
         return {name: Template(text).safe_substitute(environ) for name, text in self.env.items()}
+
+    def launched(self, environ: Mapping[str, str]) -> KernelPolicy:
+        """What a kernel gets that this process launches: by all who have a say.
+
+        Raises the error that ends the launch.
+        """
+        from kernel_provider.admin import said_in_files  # noqa: PLC0415  traitlets: 50 ms
+
+        policy = self.policy(read_ceilings(environ, traits=said_in_files()))
+        parse_policy({"env": dict(self.env)}, ceilings=Ceilings(), source=self.source)
+        return replace(policy, env={**policy.env, **self.variables(environ)})
 
     def check(self) -> None:
         """Raise KernelspecBrokenError where it can't be read."""

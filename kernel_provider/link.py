@@ -208,18 +208,18 @@ class Link:
                     data = b""
                 self._take(data)
 
-    async def hear(self, deadline: float) -> None:
+    async def hear(self, deadline: float, *, at_most: float = SLICE) -> None:
         """Wait for the warden's next words, for the deadline (monotonic), or a moment.
 
         Any number may wait, on whatever event loops: a loop knows one reader of each
         descriptor, so each brings its own. Who waited looks for itself whether what it
         waits for has come, since another may have taken it in.
         """
-        patience = max(0.0, min(SLICE, deadline - time.monotonic()))
+        patience = max(0.0, min(at_most, deadline - time.monotonic()))
         try:
             ear = self.connection.dup()
         except OSError:  # hung up, or out of descriptors
-            await asyncio.sleep(patience / 10)
+            await asyncio.sleep(min(SLICE, patience) / 10)
         else:
             await _readable(ear, patience)
         self.listen()

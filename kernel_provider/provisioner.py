@@ -9,24 +9,24 @@ import secrets
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 
 from kernel_provider.admin import AdminPolicy
 from kernel_provider.ceilings import Ceilings, read_ceilings
-from kernel_provider.errors import ConfigError, ConnectionFileError
+from kernel_provider.errors import ConfigError, ConnectionFileError, SandboxError
 from kernel_provider.link import Death
 from kernel_provider.policy import KernelPolicy, parse_policy
-from kernel_provider.session import Session
+from kernel_provider.session import Session, passed_on
 from kernel_provider.trace import Trace
 from kernel_provider.values import MIB
 from kernel_provider.warden.rendezvous import CHANNELS
 from kernel_provider.workspace import Workspace, copy_folder
 
-PASSED_ON: Final = ("TZ", "NBGRADER_EXECUTION", "NBGRADER_VALIDATING")
-"""The only variables of the client's environment that reach a sandbox (D8)."""
+if TYPE_CHECKING:
+    from kernel_provider.explainer import Explainer
 
 OF_SERVERS: Final = {"output_limit": ("a Jupyter server", 32 * MIB)}
 """Defaults where browsers show what kernels say: a server keeps it until they have it."""
@@ -37,6 +37,9 @@ STOP_WITHIN: Final = 10.0
 
 class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[metaclass, unused-ignore]
     """Runs a kernelspec's kernels in sandboxes."""
+
+    policy: KernelPolicy
+    """Of the latest launch, once that has begun."""
 
     def __init__(self, **kwargs: Any) -> None:
         """Keep the kernelspec's settings apart: traitlets would drop unknown ones (D6)."""
@@ -50,20 +53,30 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
         self.session: Session | None = None
         self.troubles: list[str] = []
         self._told = False
+        self._refusal: SandboxError | None = None
+        self._explainer: Explainer | None = None
 
     @property
     def has_process(self) -> bool:
-        """Whether a sandbox is under this provisioner's care."""
+        """Whether a sandbox is under this provisioner's care, or what stands in for one."""
+        if self._explainer is not None:
+            return True
         return self.session is not None and self.session.has_sandbox
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         """Parse the policy and bind the sockets; nothing is started yet."""
         trace = Trace.wanted(os.environ)
         trace.mark("provisioner: made")
-        if "models" in self.config_given:  # one that was touched is read: maybe gigabytes
-            policy = await asyncio.to_thread(self._parse)
-        else:
-            policy = self._parse()
+        self._refusal = None
+        try:
+            if "models" in self.config_given:  # one that was touched is read: maybe gigabytes
+                policy = await asyncio.to_thread(self._parse)
+            else:
+                policy = self._parse()
+        except SandboxError as error:
+            if not self._explains:
+                raise
+            self._refusal, policy = error, self.policy
         trace.mark("provisioner: policy parsed")
         kwargs = await super().pre_launch(cmd=[], **kwargs)
         # in place before the interpreter starts: much of it is read at import
@@ -111,14 +124,14 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
         manager = self.parent
         if manager is None:
             info: dict[str, Any] = {f"{c}_port": n for n, c in enumerate(CHANNELS, start=1)}
-            info |= {"transport": "ipc", "ip": session.ip}
+            info |= {"transport": "ipc", "ip": session.outer.ip}
             info["signature_scheme"] = "hmac-sha256"
             info["key"] = self.connection_info.get("key") or secrets.token_hex(32)
             self.connection_info = cast("KernelConnectionInfo", info)
             return
         manager.cache_ports = False
         manager.transport = "ipc"
-        manager.ip = session.ip
+        manager.ip = session.outer.ip
         for number, name in enumerate(CHANNELS, start=1):
             setattr(manager, f"{name}_port", number)
         try:
@@ -137,28 +150,24 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
 
         ``cmd`` is ignored: what runs is the image's. Raises a ``SandboxError`` whose
         text says what to do, and by then nothing of the attempt is left but, where
-        clients are connected from an earlier sandbox, what they are connected to.
+        clients are connected from an earlier sandbox, what they are connected to. A
+        server's restart raises none of these, since nobody would see it: what stands in
+        for the kernel explains it to whoever runs a cell.
         """
         session = self.session
         assert session is not None
         self._told = False
+        await self._end_explaining()
         try:
-            with ExitStack() as brought:
-                workspace = await self._workspace(kwargs.get("cwd") or "")
-                if workspace is not None:
-                    brought.callback(workspace.close)
-                session.launch(
-                    self.policy,
-                    key=self._key(),
-                    env=self._claim_environment(kwargs.get("env") or {}),
-                    workspace=workspace,
-                )
-                facts = await session.launched(self.policy.startup_timeout)
-        except BaseException:
+            facts = await self._launch(session, kwargs.get("cwd") or "", kwargs.get("env") or {})
+        except BaseException as error:
             if session.served:
                 session.hang_up()
             else:
                 self._drop(session)
+            if isinstance(error, SandboxError) and self._explains:
+                self._explain(session, error)
+                return self.connection_info
             raise
         if self.policy.pool and session.recipe is not None and self._is_a_servers():
             from kernel_provider.pool import keeper  # noqa: PLC0415  for servers only
@@ -172,6 +181,42 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
         self.log.info("Kernel %s runs in the container %s", self.kernel_id, session.container)
         self.log.debug("Sandbox of kernel %s: %s", self.kernel_id, facts)
         return self.connection_info
+
+    async def _launch(
+        self, session: Session, folder: str, environ: Mapping[str, str]
+    ) -> Mapping[str, Any]:
+        """Start a sandbox and give its facts; raise what was wrong with the settings."""
+        if self._refusal is not None:
+            raise self._refusal
+        with ExitStack() as brought:
+            workspace = await self._workspace(folder)
+            if workspace is not None:
+                brought.callback(workspace.close)
+            session.launch(
+                self.policy,
+                key=self._key(),
+                env=passed_on(environ, self.policy),
+                workspace=workspace,
+            )
+            return await session.launched(self.policy.startup_timeout)
+
+    @property
+    def _explains(self) -> bool:
+        """Whether an error would be a server's restart's, which JupyterLab does not show."""
+        served = self.session is not None and self.session.served
+        return served and self._is_a_servers()
+
+    def _explain(self, session: Session, error: SandboxError) -> None:
+        from kernel_provider.explainer import Explainer  # noqa: PLC0415  on no usual way
+
+        outer = session.outer.listeners
+        self._explainer = Explainer(outer, key=self._key(), error=error)
+        self.log.error("Kernel %s could not be restarted: %s", self.kernel_id, error)
+
+    async def _end_explaining(self) -> None:
+        explainer, self._explainer = self._explainer, None
+        if explainer is not None:
+            await asyncio.to_thread(explainer.stop)
 
     async def _workspace(self, folder: str) -> Workspace | None:
         """A copy of the notebook's folder as it is now, where the policy wants one.
@@ -192,13 +237,10 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
 
         return isinstance(getattr(self.parent, "parent", None), MultiKernelManager)
 
-    def _claim_environment(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """The few variables of the client's that may pass, unless the kernelspec has them."""
-        own = self.policy.env
-        return {name: environ[name] for name in PASSED_ON if name in environ and name not in own}
-
     async def poll(self) -> int | None:
         """Exit code of a kernel that ended, None of one that runs. No engine is asked."""
+        if self._explainer is not None:
+            return 0 if self._explainer.over else None
         session = self.session
         if session is None or not session.has_sandbox:
             return 0
@@ -252,6 +294,7 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
 
     async def kill(self, restart: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002
         """Kill the sandbox, and wait until its processes are gone; it is being removed."""
+        await self._end_explaining()
         session = self.session
         if session is not None:
             session.stop()
@@ -266,6 +309,7 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
 
         Its removal would be half of the time that a restart takes with one that is parked.
         """
+        await self._end_explaining()
         session = self.session
         if session is None:
             return
@@ -290,7 +334,7 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
     async def get_provisioner_info(self) -> dict[str, Any]:
         """What ``load_provisioner_info`` needs, in this or another process."""
         info: dict[str, Any] = await super().get_provisioner_info()
-        if self.session is not None and self.has_process:
+        if self.session is not None and self.session.has_sandbox:
             info["sandbox"] = self.session.describe()
         return info
 

@@ -6,16 +6,12 @@ return at once but for ``launched`` and ``gone``, which wait on the caller's eve
 and nothing else.
 """
 
-import os
+import math
 import shutil
 import signal
-import socket
 import time
-import weakref
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from kernel_provider import names
@@ -25,11 +21,11 @@ from kernel_provider.engines.docker import NAME_PREFIX, find_socket
 from kernel_provider.errors import SandboxError, WardenError
 from kernel_provider.folders import folder_name, runtime_root, usable
 from kernel_provider.link import GRACE, Death, Link
+from kernel_provider.outer import Outer
 from kernel_provider.policy import KernelPolicy
 from kernel_provider.recipe import Recipe
 from kernel_provider.trace import Trace
 from kernel_provider.warden import shelf
-from kernel_provider.warden.rendezvous import BACKLOG, CHANNELS
 from kernel_provider.warden.sweep import sweep, sweep_folders
 from kernel_provider.workspace import Workspace
 
@@ -38,6 +34,16 @@ if TYPE_CHECKING:
 
 WARM_PATIENCE: Final = 2.0
 """Seconds for a parked sandbox to take a claim; it needs a hundredth of that."""
+LONG_SLICE: Final = 60.0
+"""Seconds after which a waiter looks up that nobody else shares its sandbox with."""
+PASSED_ON: Final = ("TZ", "NBGRADER_EXECUTION", "NBGRADER_VALIDATING")
+"""The only variables of a client's environment that reach a sandbox (D8)."""
+
+
+def passed_on(environ: Mapping[str, str], policy: KernelPolicy) -> dict[str, str]:
+    """The few variables of the client's that may pass, unless the kernelspec has them."""
+    own = policy.env
+    return {name: environ[name] for name in PASSED_ON if name in environ and name not in own}
 
 
 class Session:
@@ -47,59 +53,38 @@ class Session:
     connected, and wait at the outer sockets for the next.
     """
 
-    def __init__(self, *, environ: Mapping[str, str], name: str, folder: str = "") -> None:
-        """Bind the outer sockets; ``name`` is for messages. Nothing is started.
+    def __init__(
+        self,
+        *,
+        environ: Mapping[str, str],
+        name: str,
+        outer: Outer | None = None,
+        subscribers: int = 0,
+    ) -> None:
+        """Bind the outer sockets, unless given; ``name`` is for messages. Nothing starts.
 
-        ``folder`` is another session's, whose sockets are used instead. Raises
-        RuntimeFolderError.
+        ``subscribers`` iopub clients are about to come, and requests wait a moment for
+        them. Raises RuntimeFolderError.
         """
         self.name = name
         self._environ = environ
         self._trace = Trace.wanted(environ)
         self._root = runtime_root(environ)
-        self.folder = folder or f"{self._root}/{folder_name('s')}"
-        self._outer: list[socket.socket] = []
+        if outer is None:
+            with usable(self._root):
+                outer = Outer.below(f"{self._root}/{folder_name('s')}")
+        self.outer = outer
         self._link: Link | None = None
-        self._subscribers = 0
+        self._subscribers = subscribers
         self.served = False
         self._warm = False
         self._begin_cold: Callable[[], Link]
         self.recipe: Recipe | None = None
-        weakref.finalize(self, _unbind, self._outer, self.folder, os.getpid())
-        if not folder:
-            with usable(self._root):
-                Path(self.folder).mkdir(mode=0o700)
-                self._bind()
-
-    @property
-    def ip(self) -> str:
-        """What Jupyter calls ``ip`` for ipc: the sockets are ``ip-1`` to ``ip-5``."""
-        return f"{self.folder}/c"
-
-    def _bind(self) -> None:
-        """All five, or nothing is left of the folder."""
-        try:
-            for number in range(1, len(CHANNELS) + 1):
-                listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                self._outer.append(listener)
-                listener.bind(f"{self.folder}/.c-{number}")
-                listener.listen(BACKLOG)
-                os.link(f"{self.folder}/.c-{number}", f"{self.ip}-{number}")
-        except BaseException:
-            _unbind(self._outer, self.folder, os.getpid())
-            raise
 
     def restore_paths(self) -> None:
-        """Put the sockets' names back, which Jupyter removes on each restart."""
-        for number in range(1, len(CHANNELS) + 1):
-            with usable(self._root), suppress(FileExistsError):
-                os.link(f"{self.folder}/.c-{number}", f"{self.ip}-{number}")
-
-    def _take_over_paths(self) -> None:
-        """Bind anew what another process bound: clients find their way by the paths."""
-        for path in Path(self.folder).glob("*c-*"):
-            path.unlink()
-        self._bind()
+        """Put the sockets' names back where they were removed. Raises RuntimeFolderError."""
+        with usable(self._root):
+            self.outer.restore_paths()
 
     # --- starting ---------------------------------------------------------------------
 
@@ -119,8 +104,8 @@ class Session:
         close, once ``launched`` has returned. Raises EngineAddressError,
         EnvironmentTooLargeError, RuntimeFolderError, and WardenError.
         """
-        if not self._outer:
-            self._take_over_paths()
+        if not self.outer.listeners:
+            self.outer.take_over()
         recipe = Recipe(policy=policy, address=find_socket(self._environ))
         self.hang_up()
         claim = {
@@ -133,7 +118,7 @@ class Session:
             "subscribers": self._subscribers,
             "output": policy.output,
         }
-        brought: list[HasFileno] = [*self._outer, *([workspace] if workspace else [])]
+        brought: list[HasFileno] = [*self.outer.listeners, *([workspace] if workspace else [])]
         self.recipe = recipe
         self._begin_cold = partial(self._start_cold, recipe, claim, brought)
         self._trace.mark("session: claim made")
@@ -253,6 +238,13 @@ class Session:
         if self._link is not None:
             self._link.say({"op": "stop"})
 
+    async def died(self) -> Death:
+        """Wait until the sandbox has ended, however long; for its only owner's loop."""
+        link = self._need()
+        while (death := self.death) is None:
+            await link.hear(math.inf, at_most=LONG_SLICE)
+        return death
+
     async def ended(self, patience: float) -> bool:
         """Wait until the sandbox's processes are gone: the next one may be launched.
 
@@ -277,7 +269,7 @@ class Session:
 
     def describe(self) -> dict[str, str]:
         """What another process of this user needs to take part: see ``attach``."""
-        return {"session": self.folder, "warden": self._need().folder}
+        return {"session": self.outer.folder, "warden": self._need().folder}
 
     @classmethod
     async def attach(
@@ -288,7 +280,8 @@ class Session:
         The kernel lives until its last owner goes. Raises WardenError where it is gone
         or the key is wrong.
         """
-        session = cls(environ=environ, name=name, folder=description["session"])
+        outer = Outer(folder=description["session"])
+        session = cls(environ=environ, name=name, outer=outer)
         session._link = await Link.attach(description["warden"], key)
         session.served = True
         return session
@@ -298,7 +291,7 @@ class Session:
     def close(self) -> None:
         """Let go: the sandbox ends unless another owner holds it. Twice is fine."""
         self.hang_up()
-        _unbind(self._outer, self.folder, os.getpid())
+        self.outer.close()
 
     def hang_up(self) -> None:
         """Let go of the sandbox and keep the outer sockets, where clients wait for another.
@@ -320,20 +313,6 @@ class Session:
         if self._link is None:
             raise WardenError(reason="was never started")
         return self._link
-
-
-def _unbind(outer: list[socket.socket], folder: str, maker: int) -> None:
-    """Close the outer sockets and remove their folder, unless they are another's.
-
-    A session does so when it is closed, or forgotten: Jupyter drops a kernel whose restart
-    has failed without a word. A forked child that forgets it harms nobody.
-    """
-    if not outer or os.getpid() != maker:
-        return
-    for listener in outer:
-        listener.close()
-    outer.clear()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def prune(environ: Mapping[str, str]) -> tuple[str, ...]:

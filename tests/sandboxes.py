@@ -102,7 +102,7 @@ def failed_launch(
     finally:
         made.close()
     assert until(lambda: not cgroup.is_alive(warden) and not folder.exists())
-    assert not Path(made.folder).exists()
+    assert not Path(made.outer.folder).exists()
     return caught.value
 
 

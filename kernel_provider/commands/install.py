@@ -194,7 +194,7 @@ def install(request: Request, environ: Mapping[str, str]) -> Installed:
             remedy="add --replace to write over it, or take another --name",
         )
     display_name = request.display_name or display_name_of(policy)
-    spec = kernel_json(request.config, policy, display_name)
+    spec = kernel_json(request, policy, display_name)
     _write(folder, spec, request.name)
     same = tuple(
         other.name
@@ -227,15 +227,18 @@ def display_name_of(policy: KernelPolicy) -> str:
     return f"Python (ML sandbox, {', '.join([memory, f'{cpus} CPU', 'offline', *rest])})"
 
 
-def kernel_json(
-    config: Mapping[str, Any], policy: KernelPolicy, display_name: str
-) -> dict[str, Any]:
-    """The kernelspec; numbers as numbers, sizes as they were typed."""
+def kernel_json(request: Request, policy: KernelPolicy, display_name: str) -> dict[str, Any]:
+    """The kernelspec; numbers as numbers, sizes as they were typed.
+
+    Clients that run ``argv`` themselves put nothing in but the connection file, and look
+    for the program before they offer the kernel: so it names both, itself and where.
+    """
+    config = request.config
     numbers = {key: getattr(policy, key) for key in NUMBERS if key in config}
     plain = {key: int(n) if n == int(n) else n for key, n in numbers.items()}
     plain |= {key: getattr(policy, key) for key in WORDS if key in config}
     return {
-        "argv": [launcher(), "launch", "{connection_file}"],
+        "argv": [launcher(), "launch", "--kernel", request.name, "{connection_file}"],
         "display_name": display_name,
         "language": "python",
         "interrupt_mode": "message",

@@ -10,8 +10,6 @@ from dataclasses import asdict, replace
 from typing import Final
 
 from kernel_provider import kernelspecs
-from kernel_provider.admin import said_in_files
-from kernel_provider.ceilings import read_ceilings
 from kernel_provider.commands import arguments
 from kernel_provider.commands.table import age_text, columns, size_text
 from kernel_provider.engines.docker import find_socket
@@ -107,8 +105,7 @@ def _stop(kernel: str | None, *, as_json: bool) -> int:
 def _fill(args: argparse.Namespace) -> int:
     """Park what is missing; ``warm`` goes on with what is taken, until Ctrl-C."""
     spec = kernelspecs.named(args.kernel or kernelspecs.DEFAULT)
-    policy = spec.policy(read_ceilings(os.environ, traits=said_in_files()))
-    policy = replace(policy, env={**policy.env, **spec.variables(os.environ)})
+    policy = spec.launched(os.environ)
     wanted = max(1, policy.pool) if args.count is None else args.count
     policy = replace(policy, pool=wanted)
     if args.ttl is not None:

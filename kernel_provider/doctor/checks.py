@@ -139,8 +139,7 @@ def kernelspec(spec: Kernelspec, facts: Facts) -> CheckResult:
         return failed(name, error)
     if not _is_our_launcher(spec.argv):
         found = f"clients without provisioners would run this outside a sandbox: {spec.argv[0:3]}"
-        remedy = f'set argv to ["executor-ml", "launch", "{{connection_file}}"] in {spec.file}'
-        return fail(name, found, remedy)
+        return fail(name, found, _right_argv(spec))
     if isinstance(facts.ceilings, SandboxError):
         return skip(name, "the administrator's policy cannot be read")
     held = facts.ceilings
@@ -150,9 +149,9 @@ def kernelspec(spec: Kernelspec, facts: Facts) -> CheckResult:
         policy = spec.policy(held)
     except SandboxError as error:
         return failed(name, error)
-    if Path(spec.argv[0]).is_absolute() and not Path(spec.argv[0]).exists():
-        remedy = f"run: executor-ml install --name {spec.name} --replace, with its options"
-        return warn(name, f"its program {spec.argv[0]} is gone", remedy)
+    doubt = _doubt(spec)
+    if doubt is not None:
+        return warn(name, *doubt)
     given = ", ".join(spec.config) or "nothing"
     limits = f"memory {show('memory', policy.memory)}, cpus {show('cpus', policy.cpus)}"
     return ok(name, f"{limits}; it sets {given}")
@@ -163,8 +162,24 @@ def _is_our_launcher(argv: tuple[str, ...]) -> bool:
     return (
         program in {"executor-ml", "jupyter-executor-ml"}
         and argv[1:2] == ("launch",)
-        and "{connection_file}" in argv
+        and argv[-1] == "{connection_file}"
     )
+
+
+def _right_argv(spec: Kernelspec) -> str:
+    wanted = f'["executor-ml", "launch", "--kernel", "{spec.name}", "{{connection_file}}"]'
+    return f"set argv to {wanted} in {spec.file}"
+
+
+def _doubt(spec: Kernelspec) -> tuple[str, str] | None:
+    """What clients without provisioners would stumble over, with its remedy."""
+    if Path(spec.argv[0]).is_absolute() and not Path(spec.argv[0]).exists():
+        remedy = f"run: executor-ml install --name {spec.name} --replace, with its options"
+        return f"its program {spec.argv[0]} is gone", remedy
+    if spec.argv[2:-1] not in {(), ("--kernel", spec.name)}:
+        found = "clients without provisioners would get the settings of another kernelspec"
+        return found, _right_argv(spec)
+    return None
 
 
 def provisioner(facts: Facts) -> CheckResult:

@@ -203,7 +203,7 @@ class _Sandbox:
             asyncio.run(self._session.launched(self._policy.startup_timeout))
             self._socket.setsockopt(zmq.LINGER, 0)
             self._socket.setsockopt(zmq.MAXMSGSIZE, LARGEST)
-            self._socket.connect(f"ipc://{self._session.ip}-1")
+            self._socket.connect(f"ipc://{self._session.outer.ip}-1")
         except BaseException:
             self.__exit__()
             raise

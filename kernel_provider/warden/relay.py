@@ -19,7 +19,7 @@ from kernel_provider.warden.loop import Loop
 from kernel_provider.warden.output import Output
 from kernel_provider.warden.pair import Pair, Request
 from kernel_provider.warden.pump import CHUNK
-from kernel_provider.warden.rendezvous import CHANNELS
+from kernel_provider.warden.rendezvous import BACKLOG, CHANNELS
 
 HOLD: Final = 1.0
 """Seconds that requests wait, at the most, for subscribers to come back after a restart.
@@ -40,7 +40,8 @@ class Relay:
 
     ``connect(channel)`` reaches the sandbox; ``output`` bounds what comes from there;
     ``on_violation(channel, what)`` is called once, when the kernel broke the rules and
-    is heard no more; ``on_answer()`` whenever it is done with a request.
+    is heard no more; ``on_answer()`` whenever it is done with a request. ``are_welcome``
+    says of a client that came whether it may stay.
     """
 
     def __init__(
@@ -50,8 +51,10 @@ class Relay:
         on_violation: Callable[[str, str], None],
         output: Output,
         on_answer: Callable[[], None] = lambda: None,
+        are_welcome: Callable[[socket.socket], bool] = lambda one: one.family == socket.AF_UNIX,
     ) -> None:
         self.loop = loop
+        self._are_welcome = are_welcome
         self.on_answer = on_answer
         self.connect = connect
         self.on_violation = on_violation
@@ -71,12 +74,15 @@ class Relay:
         self._waiting: deque[Pair] = deque()
 
     def open(self, outer: list[socket.socket], *, subscribers: int) -> None:
-        """Serve the outer listeners.
+        """Serve the outer listeners; those that were only bound listen from now on.
 
         After a restart ``subscribers`` iopub clients are expected back: shell and
-        control wait for them, or the first output would be lost.
+        control wait for them, or the first output would be lost. Raises OSError where
+        another process listens at a port that was bound.
         """
         self._outer = outer
+        for listener in outer:  # clients may take a port that answers for a kernel that does
+            listener.listen(BACKLOG)
         self._awaited = subscribers
         if subscribers:
             self.holding = True
@@ -120,6 +126,9 @@ class Relay:
             pair.release()
 
     def _welcome(self, channel: int, client: socket.socket) -> None:
+        if not self._are_welcome(client):
+            client.close()
+            return
         pair = Pair(self, channel, client)
         self.pairs.add(pair)
         if len(self.pairs) >= self.most:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from kernel_provider.warden.order import Order
     from kernel_provider.warden.parking import Parking
     from kernel_provider.warden.relay import Relay
+    from kernel_provider.warden.visitors import Visitors
     from kernel_provider.warden.wishes import Attach, Claim, Park, Wish
 
 UNCLAIMED: Final = 30.0
@@ -64,7 +65,7 @@ class Warden:
         self._parked = False
         self._wanted = False
         self._counted = NO_USAGE
-        self._left = False
+        self.visitors: Visitors | None = None
         self._until = time.monotonic() + order.startup_timeout
         self._deadline: Timer = self.loop.after(order.startup_timeout, self.on_timeout)
 
@@ -131,10 +132,11 @@ class Warden:
 
         Takes milliseconds, in which the sandbox comes up.
         """
-        if not self._left:
+        if self.visitors is None:
             from kernel_provider.warden.netns import leave_network  # noqa: PLC0415
+            from kernel_provider.warden.visitors import Visitors  # noqa: PLC0415
 
-            self._left = True
+            self.visitors = Visitors()
             leave_network()
 
     def on_parked(self) -> None:
@@ -201,6 +203,7 @@ class Warden:
 
         assert self.sandbox is not None
         assert self.claimant is not None
+        assert self.visitors is not None
         restraint = Restraint(self, self.claim)
         relay = Relay(
             self.loop,
@@ -208,6 +211,7 @@ class Warden:
             restraint.on_violation,
             restraint.output,
             self.on_answer,
+            self.visitors.are_welcome,
         )
         outer = [socket.socket(fileno=fd) for fd in self.claimant.descriptors]
         self.claimant.descriptors = []

@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from jupyter_client.kernelspec import KernelSpecManager
+from kernels import KERNEL
+from labs import Notebook, open_notebook
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 ROOT: Final = Path(__file__).parents[2]
 SCREENSHOTS: Final = ROOT / "out" / "screenshots"
@@ -35,6 +38,8 @@ CHROMIUM_OPTIONS: Final = (
 )
 START_WITHIN: Final = 30.0
 STOP_WITHIN: Final = 20.0
+EXPECT_WITHIN: Final = 20_000.0
+"""Milliseconds, on a machine with more to do."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -130,6 +135,7 @@ def lab(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 @pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Browser]:
     """One browser for a module; while it is there, its event loop runs in this thread."""
+    expect.set_options(timeout=EXPECT_WITHIN)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=list(CHROMIUM_OPTIONS))
         try:
@@ -162,6 +168,18 @@ def shot(page: Page) -> Callable[[str], None]:
         page.screenshot(path=SCREENSHOTS / f"{name}.png")
 
     return take
+
+
+@pytest.fixture
+def display_name() -> str:
+    """The name of our kernelspec, as it is installed."""
+    return str(KernelSpecManager().get_kernel_spec(KERNEL).display_name)
+
+
+@pytest.fixture
+def notebook(page: Page, lab: Lab, display_name: str) -> Notebook:
+    """A new notebook with a sandbox that is ready."""
+    return open_notebook(page, lab.page_url(), display_name)
 
 
 def _free_port() -> int:

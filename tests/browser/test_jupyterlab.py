@@ -12,7 +12,8 @@ import docker
 import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 from kernels import KERNEL
-from playwright.sync_api import Locator, Page, expect
+from labs import Notebook, accept, cards, dialog, output, prompt
+from playwright.sync_api import Page, expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.container]
 Shot = Callable[[str], None]
@@ -33,100 +34,6 @@ while True:
     hoard.append(b"x" * 2**24)
 """
 MISSPELT = "misspelt"
-
-
-class Notebook:
-    """A notebook in a page, used as a person does: by its toolbar, cells and keys."""
-
-    def __init__(self, page: Page) -> None:
-        self.page = page
-        self.panel = page.locator(".jp-NotebookPanel:visible")
-        self.cells = self.panel.locator(".jp-Notebook .jp-Cell")
-
-    def wait_for(self, status: str) -> None:
-        """Wait until the status bar says so of our kernel."""
-        bar = self.page.locator("#jp-main-statusbar")
-        expect(bar).to_contain_text(re.compile(rf"offline\) \| ({status})"), timeout=15_000)
-
-    def wait_idle(self) -> None:
-        """Wait until the kernel is there and has nothing to do."""
-        self.wait_for("Idle")
-
-    def wait_restarted(self) -> None:
-        """Wait until JupyterLab has met the kernel that came after one that died.
-
-        It shows Idle from the next cell on: until then a local kernel is Starting, since
-        the server keeps what was said about kernel_info_request to itself.
-        """
-        self.wait_for("Idle|Starting|Unknown")
-
-    def start(self, code: str) -> Locator:
-        """Type into the last cell and run it; returns that cell."""
-        number = self.cells.count() - 1
-        cell = self.cells.nth(number)
-        cell.locator(".cm-content").click()
-        self.page.keyboard.insert_text(code.strip())
-        self.page.keyboard.press("Shift+Enter")
-        expect(self.cells).to_have_count(number + 2)
-        return cell
-
-    def run(self, code: str) -> str:
-        """Run ``code`` in the last cell; returns the text of its output."""
-        cell = self.start(code)
-        expect(prompt(cell)).to_have_text(re.compile(r"\[\d+\]:"))
-        return output(cell).inner_text()
-
-    def button(self, name: str) -> Locator:
-        """A button of the toolbar."""
-        return self.panel.locator(f"[data-jp-item-name={name}]")
-
-
-def prompt(cell: Locator) -> Locator:
-    """What stands left of a cell: its number, or a star while it runs."""
-    return cell.locator(".jp-InputPrompt")
-
-
-def output(cell: Locator) -> Locator:
-    """All that a cell has put out."""
-    return cell.locator(".jp-Cell-outputArea")
-
-
-def dialog(page: Page, header: str) -> Locator:
-    """JupyterLab's dialog of this title; they queue, so one is there at a time."""
-    title = page.locator(".jp-Dialog-header", has_text=header)
-    return page.locator(".jp-Dialog").filter(has=title)
-
-
-def accept(found: Locator) -> None:
-    """Press the button that goes on, and see the dialog go."""
-    found.locator(".jp-mod-accept").click()
-    expect(found).to_have_count(0)
-
-
-def cards(page: Page | Locator, name: str) -> Locator:
-    """A kernel's cards in the launcher: one for notebooks, one for consoles."""
-    return page.locator(f'.jp-LauncherCard[title="{name}"]')
-
-
-def open_notebook(page: Page, url: str, name: str) -> Notebook:
-    """Start a notebook from the launcher."""
-    page.goto(url)
-    cards(page, name).first.click()
-    notebook = Notebook(page)
-    notebook.wait_idle()
-    return notebook
-
-
-@pytest.fixture
-def display_name() -> str:
-    """The name of our kernelspec, as it is installed."""
-    return str(KernelSpecManager().get_kernel_spec(KERNEL).display_name)
-
-
-@pytest.fixture
-def notebook(page: Page, lab: Any, display_name: str) -> Notebook:
-    """A new notebook with a sandbox that is ready."""
-    return open_notebook(page, lab.page_url(), display_name)
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from servers import BIN, Server, new_session, serving
 from kernel_provider import names
 from kernel_provider.builder.wheels import cache_folder
 from kernel_provider.ceilings import LIMITS, Ceilings, read_ceilings
-from kernel_provider.commands.launch import ProvisionerIgnoredError
+from kernel_provider.connection import ConnectionFileError, read_connection
 from kernel_provider.doctor.jupyter import server_settings
 from kernel_provider.engines.docker import DockerEngine, find_socket
 from kernel_provider.errors import (
@@ -66,6 +66,7 @@ PAGES = (
     "threat-model",
     "troubleshooting",
     "upgrade",
+    "vscode",
 )
 
 SHOWN_ELSEWHERE = {
@@ -295,7 +296,7 @@ def spoken(folder: Path) -> Iterator[str]:
                     )
                 ).partition("\n")[0],
             ),
-            ProvisionerIgnoredError(),
+            encrypted(folder),
         ),
     )
     yield from (ended(3), ended(-7), ended(-9), ended(-15), ended(-11))
@@ -304,12 +305,22 @@ def spoken(folder: Path) -> Iterator[str]:
     yield ended(-9, for_memory=True, peak=512 * MIB)
 
 
+def encrypted(folder: Path) -> ConnectionFileError:
+    """What is said of a connection file that asks for encryption."""
+    file = folder / "kernel.json"
+    file.write_text(json.dumps({"curve_publickey": "x"}))
+    with pytest.raises(ConnectionFileError) as caught:
+        read_connection(str(file))
+    return caught.value
+
+
 def test_every_message_is_one_of_ours(tmp_path: Path, explored: Explored) -> None:
     """What is quoted is what is said, word for word but for paths."""
     said = {
         text.splitlines()[0]
         .replace(f"{tmp_path}/docker.sock", "/var/run/docker.sock")
         .replace(f"{tmp_path}/nowhere", "/srv/models/nowhere")
+        .replace(f"{tmp_path}/kernel.json", "/run/kernel.json")
         .replace(f"{tmp_path}/open", "/tmp/executor-ml-1000")
         for text in spoken(tmp_path)
     }

@@ -149,7 +149,7 @@ def test_an_attached_owner_restarts(image: str) -> None:
     assert asyncio.run(second.gone(10))
     second.launch(KernelPolicy(), key=KEY, env={})
     asyncio.run(second.launched(30))
-    client = BlockingKernelClient(transport="ipc", ip=second.ip)
+    client = BlockingKernelClient(transport="ipc", ip=second.outer.ip)
     client.session.key = KEY.encode()
     for number, channel in enumerate(("shell", "iopub", "stdin", "control", "hb"), start=1):
         setattr(client, f"{channel}_port", number)
@@ -536,7 +536,7 @@ def end_in_its_launch(number: int, delay: float, engine: docker.DockerClient) ->
     assert until(lambda: not (prune(os.environ) or containers_of(warden, engine)), 10), delay
     assert until(lambda: not (cgroup.is_alive(warden) or (pid and cgroup.is_alive(pid)))), delay
     assert until(lambda: not folder.exists()), delay
-    assert not Path(made.folder).exists()
+    assert not Path(made.outer.folder).exists()
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.04, 0.08, 0.13, 0.2, 0.3, 0.45, 0.6])

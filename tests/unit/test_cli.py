@@ -185,16 +185,6 @@ def test_a_bug_is_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:
         cli.main(["prune"])
 
 
-def test_a_client_that_runs_argv_itself_gets_a_refusal(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """No kernel outside of a sandbox: an exit code and what to do instead (D6)."""
-    assert cli.main(["launch", "/tmp/connection.json"]) == 69
-    err = capsys.readouterr().err
-    assert "without a sandbox" in err
-    assert "connect the client to it" in err
-
-
 def test_importing_the_package_does_nothing() -> None:
     """The command starts fast: none of these is imported before it is needed."""
     code = (

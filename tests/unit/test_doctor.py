@@ -43,7 +43,7 @@ ENGINE = EngineFacts(
 SPEC = Kernelspec(
     name="executor-ml",
     folder="/kernels/executor-ml",
-    argv=("executor-ml", "launch", "{connection_file}"),
+    argv=("executor-ml", "launch", "--kernel", "executor-ml", "{connection_file}"),
     config={"memory": "1g"},
 )
 IMAGE = "executor-ml:latest"
@@ -167,7 +167,14 @@ BAD: list[tuple[Facts, str, Status, str, str]] = [
         "kernelspec executor-ml",
         Status.FAIL,
         "outside a sandbox",
-        '["executor-ml", "launch", "{connection_file}"]',
+        '["executor-ml", "launch", "--kernel", "executor-ml", "{connection_file}"]',
+    ),
+    (
+        with_spec(argv=("executor-ml", "launch", "--kernel", "ml-1g", "{connection_file}")),
+        "kernelspec executor-ml",
+        Status.WARN,
+        "the settings of another kernelspec",
+        'set argv to ["executor-ml", "launch", "--kernel", "executor-ml", "{connection_file}"]',
     ),
     (
         with_spec(config={"memroy": "1g"}),

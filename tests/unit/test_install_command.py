@@ -60,7 +60,7 @@ def test_nothing_given_is_the_usual_kernel(tmp_path: Path) -> None:
     assert cli.main(["install", "--prefix", str(tmp_path)]) == 0
     assert config(tmp_path) == {}
     program, *rest = written(tmp_path)["argv"]
-    assert rest == ["launch", "{connection_file}"]
+    assert rest == ["launch", "--kernel", "executor-ml", "{connection_file}"]
     assert Path(program).name == "executor-ml"
     assert Path(program).exists()
     folder = tmp_path / PLACE / "executor-ml"

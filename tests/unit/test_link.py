@@ -423,7 +423,7 @@ def test_two_overlapping_cleanups(bench: Bench, provisioner: SandboxProvisioner)
     assert asyncio.run(scenario()) < 5
     assert provisioner.session is None
     assert not provisioner.has_process
-    assert not Path(bench.session.folder).exists()
+    assert not Path(bench.session.outer.folder).exists()
 
 
 @pytest.mark.parametrize("end", ["cleanup", "kill"])
@@ -461,6 +461,6 @@ def test_a_cleanup_that_was_overtaken_spares_the_next_session(
 
     asyncio.run(scenario())
     assert provisioner.session is other
-    assert Path(other.folder).exists()
-    assert not Path(bench.session.folder).exists()
+    assert Path(other.outer.folder).exists()
+    assert not Path(bench.session.outer.folder).exists()
     other.close()

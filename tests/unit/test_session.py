@@ -107,12 +107,12 @@ def test_anothers_folder_is_refused(short: Path) -> None:
 def test_outer_sockets_live_and_go_with_the_session(short: Path) -> None:
     """Five names that can be connected to, put back where Jupyter removed them."""
     session = Session(environ={RUNTIME_VARIABLE: str(short)}, name="t")
-    names = [Path(f"{session.ip}-{number}") for number in range(1, 6)]
+    names = [Path(f"{session.outer.ip}-{number}") for number in range(1, 6)]
     assert all(stat.S_ISSOCK(name.stat().st_mode) for name in names)
-    assert stat.S_IMODE(Path(session.folder).stat().st_mode) == 0o700
+    assert stat.S_IMODE(Path(session.outer.folder).stat().st_mode) == 0o700
     names[2].unlink()
-    session.restore_paths()
-    session.restore_paths()
+    session.outer.restore_paths()
+    session.outer.restore_paths()
     assert stat.S_ISSOCK(names[2].stat().st_mode)
     assert not session.alive
     assert session.death is None
