@@ -40,8 +40,7 @@ class Relay:
 
     ``connect(channel)`` reaches the sandbox; ``output`` bounds what comes from there;
     ``on_violation(channel, what)`` is called once, when the kernel broke the rules and
-    is heard no more; ``on_answer()`` whenever it is done with a request. ``are_welcome``
-    says of a client that came whether it may stay.
+    is heard no more; ``on_answer()`` whenever it is done with a request.
     """
 
     def __init__(
@@ -51,10 +50,8 @@ class Relay:
         on_violation: Callable[[str, str], None],
         output: Output,
         on_answer: Callable[[], None] = lambda: None,
-        are_welcome: Callable[[socket.socket], bool] = lambda one: one.family == socket.AF_UNIX,
     ) -> None:
         self.loop = loop
-        self._are_welcome = are_welcome
         self.on_answer = on_answer
         self.connect = connect
         self.on_violation = on_violation
@@ -73,14 +70,22 @@ class Relay:
         self.most = most_pairs(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._waiting: deque[Pair] = deque()
 
-    def open(self, outer: list[socket.socket], *, subscribers: int) -> None:
+    def open(
+        self,
+        outer: list[socket.socket],
+        *,
+        subscribers: int,
+        are_welcome: Callable[[socket.socket], bool] = lambda one: one.family == socket.AF_UNIX,
+    ) -> None:
         """Serve the outer listeners; those that were only bound listen from now on.
 
         After a restart ``subscribers`` iopub clients are expected back: shell and
-        control wait for them, or the first output would be lost. Raises OSError where
-        another process listens at a port that was bound.
+        control wait for them, or the first output would be lost. ``are_welcome`` says of
+        a client that came whether it may stay. Raises OSError where another process
+        listens at a port that was bound.
         """
         self._outer = outer
+        self._are_welcome = are_welcome
         for listener in outer:  # clients may take a port that answers for a kernel that does
             listener.listen(BACKLOG)
         self._awaited = subscribers

@@ -211,12 +211,11 @@ class Warden:
             restraint.on_violation,
             restraint.output,
             self.on_answer,
-            self.visitors.are_welcome,
         )
         outer = [socket.socket(fileno=fd) for fd in self.claimant.descriptors]
         self.claimant.descriptors = []
         self.trace.mark("warden: kernel ready")
-        relay.open(outer, subscribers=self.claim.subscribers)
+        relay.open(outer, subscribers=self.claim.subscribers, are_welcome=self.visitors.are_welcome)
         self._deadline.cancel()
         self.relay = relay
         self.claimant.say(

@@ -30,7 +30,7 @@ from servers import BIN, Server, new_session, serving
 from kernel_provider import names
 from kernel_provider.builder.wheels import cache_folder
 from kernel_provider.ceilings import LIMITS, Ceilings, read_ceilings
-from kernel_provider.connection import ConnectionFileError, read_connection
+from kernel_provider.connection import ConnectionInfoError, read_connection
 from kernel_provider.doctor.jupyter import server_settings
 from kernel_provider.engines.docker import DockerEngine, find_socket
 from kernel_provider.errors import (
@@ -305,11 +305,11 @@ def spoken(folder: Path) -> Iterator[str]:
     yield ended(-9, for_memory=True, peak=512 * MIB)
 
 
-def encrypted(folder: Path) -> ConnectionFileError:
+def encrypted(folder: Path) -> ConnectionInfoError:
     """What is said of a connection file that asks for encryption."""
     file = folder / "kernel.json"
     file.write_text(json.dumps({"curve_publickey": "x"}))
-    with pytest.raises(ConnectionFileError) as caught:
+    with pytest.raises(ConnectionInfoError) as caught:
         read_connection(str(file))
     return caught.value
 

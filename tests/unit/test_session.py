@@ -126,15 +126,15 @@ def test_outer_sockets_live_and_go_with_the_session(short: Path) -> None:
 def test_a_session_that_is_forgotten_leaves_nothing(short: Path) -> None:
     """Jupyter drops a kernel whose restart failed without a word to anybody."""
     session = Session(environ={RUNTIME_VARIABLE: f"{short}/own"}, name="t")
-    assert Path(session.folder).exists()
+    assert Path(session.outer.folder).exists()
     child = os.fork()
     if child == 0:
         del session
         gc.collect()
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
-    assert Path(session.folder).exists()
-    folder = Path(session.folder)
+    assert Path(session.outer.folder).exists()
+    folder = Path(session.outer.folder)
     del session
     gc.collect()
     assert not folder.exists()
