@@ -15,6 +15,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
+import flags
 import kernels
 import measures
 import warm
@@ -138,8 +139,12 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="three rounds instead of 15")
     parser.add_argument("--output", type=Path, default=Path("out/bench.json"))
     parser.add_argument("--warm", action="store_true", help="parked sandboxes only")
+    parser.add_argument("--flags", action="store_true", help="what each hardening flag costs")
     args = parser.parse_args()
     rounds = 3 if args.quick else 15
+    if args.flags:
+        flags.table(rounds)
+        return 0
     args.output.parent.mkdir(exist_ok=True)
     rows = warm_rows(rounds, args.output.parent.resolve())
     rows += [] if args.warm else cold_rows(rounds)
