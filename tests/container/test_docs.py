@@ -220,7 +220,10 @@ def test_mountinfo_shows_folders_of_the_host(explored: Explored) -> None:
 
 
 def test_what_a_kernel_takes_is_what_is_told(explored: Explored) -> None:
-    """Half to four times; imports from a cold disk fill what room there is with files."""
+    """A quarter to four times: pages of the engine's programs are shared by those that run.
+
+    Imports from a cold disk fill what room there is with files.
+    """
     told = {row[0]: float(row[1]) * MIB for row in rows(page("admin"), "memory", "MB")}
     shim = re.search(r"PPid:\s+(\d+)", Path(f"/proc/{explored.seen.guardian}/status").read_text())
     assert shim is not None
@@ -235,7 +238,7 @@ def test_what_a_kernel_takes_is_what_is_told(explored: Explored) -> None:
     assert set(found) == set(told)
     for name, size in found.items():
         most = 512 * MIB if "import" in name else told[name] * 4
-        assert told[name] / 2 < size <= most, f"{name}: {size / MIB:.0f} MB"
+        assert told[name] / 4 < size <= most, f"{name}: {size / MIB:.0f} MB"
 
 
 # --- messages -----------------------------------------------------------------------------
