@@ -15,6 +15,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
+import flags
 import kernels
 import measures
 import timeline
@@ -142,10 +143,11 @@ def main() -> int:
     parser.add_argument(
         "--timeline", action="store_true", help="only where the time of a launch goes, step by step"
     )
+    parser.add_argument("--flags", action="store_true", help="what each hardening flag costs")
     args = parser.parse_args()
     rounds = 3 if args.quick else 15
-    if args.timeline:
-        timeline.print_timeline(rounds)
+    if args.timeline or args.flags:
+        (timeline.print_timeline if args.timeline else flags.table)(rounds)
         return 0
     args.output.parent.mkdir(exist_ok=True)
     rows = warm_rows(rounds, args.output.parent.resolve())
