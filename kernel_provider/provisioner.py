@@ -130,6 +130,7 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
         assert session is not None
         self._told = False
         try:
+            parks = self._parks()
             with ExitStack() as brought:
                 workspace = await self._workspace(kwargs.get("cwd") or "")
                 if workspace is not None:
@@ -147,10 +148,8 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
             else:
                 self._drop(session)
             raise
-        if self.policy.pool and session.recipe is not None and self._is_a_servers():
-            from kernel_provider.pool import keeper  # noqa: PLC0415  for servers only
-
-            keeper.of_this_process().want(session.recipe, self._kernel_name)
+        if parks:
+            self._have_one_parked(session)
         self.log.info("Kernel %s runs in the container %s", self.kernel_id, session.container)
         self.log.debug("Sandbox of kernel %s: %s", self.kernel_id, facts)
         return self.connection_info
@@ -168,11 +167,29 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
         self.log.info("Kernel %s gets a copy of its folder: %s", self.kernel_id, copy)
         return copy
 
-    def _is_a_servers(self) -> bool:
-        """Whether whoever started this kernel will start more: a manager of many."""
+    def _parks(self) -> bool:
+        """Whether one like it is to be parked: where a manager of many will start more.
+
+        Raises ConfigError where it is told badly how many may be.
+        """
         from jupyter_client.multikernelmanager import MultiKernelManager  # noqa: PLC0415
 
-        return isinstance(getattr(self.parent, "parent", None), MultiKernelManager)
+        many = isinstance(getattr(self.parent, "parent", None), MultiKernelManager)
+        if not many or not self.policy.pool:
+            return False
+        from kernel_provider.pool.keeper import memory_ceiling  # noqa: PLC0415  for servers only
+
+        return memory_ceiling(os.environ) > 0
+
+    def _have_one_parked(self, session: Session) -> None:
+        """Leave it to this process's keeper, and without it go without: a courtesy."""
+        from kernel_provider.pool import keeper  # noqa: PLC0415  as above
+
+        assert session.recipe is not None
+        try:
+            keeper.of_this_process().want(session.recipe, self._kernel_name)
+        except (RuntimeError, OSError) as error:  # no thread or descriptor to be had
+            self.log.warning("No sandbox of kernel %s is kept warm: %s", self._kernel_name, error)
 
     def _claim_environment(self, environ: Mapping[str, str]) -> dict[str, str]:
         """The few variables of the client's that may pass, unless the kernelspec has them."""
