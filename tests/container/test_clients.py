@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ import pytest
 from jupyter_client.manager import start_new_kernel
 from kernels import KERNEL, run
 from nbclient import NotebookClient
+from sandboxes import until
 from servers import BIN, Server, new_session, serving
 
 from kernel_provider import names
@@ -64,6 +66,7 @@ def jupyter(
     )
 
 
+UNPARKED = "unparked"
 SOURCE = "import os, socket\nprint('at', socket.gethostname(), 6 * 7)\nos.getuid() > 60000"
 
 
@@ -214,26 +217,30 @@ def test_start_new_kernel_passes_what_test_suites_pass() -> None:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, own_folders: Path) -> Iterator[Server]:
-    """One server for the tests of its API, with a kernelspec of a typo beside ours."""
+    """One server for the tests of its API, with two kernelspecs beside ours.
+
+    One has a typo, and one is never parked: its sandboxes can be counted.
+    """
     del own_folders
-    spec = Path(os.environ["JUPYTER_DATA_DIR"]) / "kernels" / "typo"
-    spec.mkdir(parents=True)
-    config = {
-        "argv": ["executor-ml", "launch", "{connection_file}"],
-        "display_name": "typo",
-        "language": "python",
-        "metadata": {
-            "kernel_provisioner": {
-                "provisioner_name": "executor-ml-provisioner",
-                "config": {"memroy": "1g"},
-            }
-        },
-    }
-    (spec / "kernel.json").write_text(json.dumps(config))
+    folder = Path(os.environ["JUPYTER_DATA_DIR"]) / "kernels"
+    for name, config in {"typo": {"memroy": "1g"}, UNPARKED: {"pool": 0}}.items():
+        spec = {
+            "argv": ["executor-ml", "launch", "{connection_file}"],
+            "display_name": name,
+            "language": "python",
+            "metadata": {
+                "kernel_provisioner": {
+                    "provisioner_name": "executor-ml-provisioner",
+                    "config": config,
+                }
+            },
+        }
+        (folder / name).mkdir(parents=True)
+        (folder / name / "kernel.json").write_text(json.dumps(spec))
     with serving(tmp_path_factory.mktemp("server")) as running:
         yield running
-    (spec / "kernel.json").unlink()
-    spec.rmdir()
+    for name in ("typo", UNPARKED):
+        shutil.rmtree(folder / name)
 
 
 def test_the_launcher_shows_it_with_its_logos(server: Server) -> None:
@@ -253,7 +260,7 @@ def test_a_session_starts_and_ends_with_its_container(
 ) -> None:
     """POST /api/sessions starts one, DELETE ends it; restart and interrupt in between."""
     before = sandboxes(engine)
-    status, body = server.ask("POST", "/api/sessions", new_session(KERNEL))
+    status, body = server.ask("POST", "/api/sessions", new_session(UNPARKED))
     assert status == 201, body
     session = json.loads(body)
     first = sandboxes(engine) - before
@@ -261,9 +268,8 @@ def test_a_session_starts_and_ends_with_its_container(
     kernel = f"/api/kernels/{session['kernel']['id']}"
     assert server.ask("POST", f"{kernel}/interrupt")[0] == 204
     assert server.ask("POST", f"{kernel}/restart")[0] == 200
-    second = sandboxes(engine) - before
-    assert len(second) == 1
-    assert second != first
+    assert until(lambda: not first & sandboxes(engine))
+    assert len(sandboxes(engine) - before) == 1
     assert server.ask("DELETE", f"/api/sessions/{session['id']}")[0] == 204
     assert sandboxes(engine) == before
     assert json.loads(server.ask("GET", "/api/kernels")[1]) == []
