@@ -14,7 +14,7 @@ class Claim:
     ``subscribers`` is the number of iopub clients that a restart cut off, ``workspace``
     the host's folder whose copy is the last descriptor that came along, if there is one.
     ``output`` is what the kernel may say, in bytes: for each request (``limit``), a second
-    on top of that (``rate``), and in one ``message``.
+    on top of that (``rate``), and in one ``message``; and in ``messages`` a second.
     """
 
     key: str
