@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from servers import BIN, Server, new_session, serving
 
 from kernel_provider import names
 from kernel_provider.policy import KernelPolicy
+from kernel_provider.pool.keeper import CEILING_VARIABLE
 
 pytestmark = [pytest.mark.container, pytest.mark.usefixtures("image")]
 
@@ -66,7 +66,6 @@ def jupyter(
     )
 
 
-UNPARKED = "unparked"
 SOURCE = "import os, socket\nprint('at', socket.gethostname(), 6 * 7)\nos.getuid() > 60000"
 
 
@@ -217,30 +216,27 @@ def test_start_new_kernel_passes_what_test_suites_pass() -> None:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, own_folders: Path) -> Iterator[Server]:
-    """One server for the tests of its API, with two kernelspecs beside ours.
-
-    One has a typo, and one is never parked: its sandboxes can be counted.
-    """
+    """One server for the tests of its API, with a kernelspec of a typo beside ours."""
     del own_folders
-    folder = Path(os.environ["JUPYTER_DATA_DIR"]) / "kernels"
-    for name, config in {"typo": {"memroy": "1g"}, UNPARKED: {"pool": 0}}.items():
-        spec = {
-            "argv": ["executor-ml", "launch", "{connection_file}"],
-            "display_name": name,
-            "language": "python",
-            "metadata": {
-                "kernel_provisioner": {
-                    "provisioner_name": "executor-ml-provisioner",
-                    "config": config,
-                }
-            },
-        }
-        (folder / name).mkdir(parents=True)
-        (folder / name / "kernel.json").write_text(json.dumps(spec))
-    with serving(tmp_path_factory.mktemp("server")) as running:
+    spec = Path(os.environ["JUPYTER_DATA_DIR"]) / "kernels" / "typo"
+    spec.mkdir(parents=True)
+    config = {
+        "argv": ["executor-ml", "launch", "{connection_file}"],
+        "display_name": "typo",
+        "language": "python",
+        "metadata": {
+            "kernel_provisioner": {
+                "provisioner_name": "executor-ml-provisioner",
+                "config": {"memroy": "1g"},
+            }
+        },
+    }
+    (spec / "kernel.json").write_text(json.dumps(config))
+    alone = {CEILING_VARIABLE: "0"}  # containers are counted: nothing is parked beside them
+    with serving(tmp_path_factory.mktemp("server"), environ=alone) as running:
         yield running
-    for name in ("typo", UNPARKED):
-        shutil.rmtree(folder / name)
+    (spec / "kernel.json").unlink()
+    spec.rmdir()
 
 
 def test_the_launcher_shows_it_with_its_logos(server: Server) -> None:
@@ -260,7 +256,7 @@ def test_a_session_starts_and_ends_with_its_container(
 ) -> None:
     """POST /api/sessions starts one, DELETE ends it; restart and interrupt in between."""
     before = sandboxes(engine)
-    status, body = server.ask("POST", "/api/sessions", new_session(UNPARKED))
+    status, body = server.ask("POST", "/api/sessions", new_session(KERNEL))
     assert status == 201, body
     session = json.loads(body)
     first = sandboxes(engine) - before
@@ -268,8 +264,8 @@ def test_a_session_starts_and_ends_with_its_container(
     kernel = f"/api/kernels/{session['kernel']['id']}"
     assert server.ask("POST", f"{kernel}/interrupt")[0] == 204
     assert server.ask("POST", f"{kernel}/restart")[0] == 200
-    assert until(lambda: not first & sandboxes(engine))
-    assert len(sandboxes(engine) - before) == 1
+    assert until(lambda: len(sandboxes(engine) - before) == 1), "the old one is removed meanwhile"
+    assert sandboxes(engine) - before != first
     assert server.ask("DELETE", f"/api/sessions/{session['id']}")[0] == 204
     assert sandboxes(engine) == before
     assert json.loads(server.ask("GET", "/api/kernels")[1]) == []
