@@ -17,6 +17,11 @@ LINE: Final = 300
 MIB: Final = 2**20
 _OF_ENGINES: Final = (-signal.SIGHUP, -signal.SIGTERM, -signal.SIGKILL)
 """How engines end what they run when they end, or begin anew."""
+_BY_SOMEBODY: Final = "somebody on this machine or the code itself sent it"
+_SENT: Final[dict[int, str]] = dict.fromkeys(
+    (signal.SIGABRT, signal.SIGILL, signal.SIGFPE),
+    "native code gave up: look at the last native library that was called",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +177,7 @@ def _killed(number: int, how: str, facts: Facts) -> Cause:
     return Cause(
         name="KernelKilled",
         reason=f"the kernel was killed by signal {number} ({name}), {how}{_refused(facts)}.",
-        remedy="Variables are lost; somebody on this machine or the code itself sent it.",
+        remedy=f"Variables are lost; {_SENT.get(number, _BY_SOMEBODY)}.",
         exit_code=128 + number,
     )
 
