@@ -377,7 +377,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineProxy]:
 def test_the_calls_of_the_table_are_all_there_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A kernel's life with all that can befall it, ps, prune and doctor."""
+    """A kernel's life with all that can befall it, ps, prune and doctor; others are refused."""
     told = {row[0] for row in rows(page("admin"), "call", "when")}
     bodies: list[dict[str, Any]] = []
 
@@ -386,6 +386,7 @@ def test_the_calls_of_the_table_are_all_there_are(
         return body
 
     with watched(monkeypatch) as proxy:
+        proxy.allowed = frozenset(told)
         proxy.requests["POST /containers/create"] = keep
         with kernel({"mounts": {"/data/mine": str(tmp_path)}}) as (km, client):
             run(client, "1")
