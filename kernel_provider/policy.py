@@ -60,7 +60,6 @@ class KernelPolicy:
     output_limit: int = 128 * MIB
     output_rate: int = MIB
     message_size: int = 128 * MIB
-    message_rate: int = 50_000
     mounts: Mapping[str, str] = field(default_factory=dict)
     models: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
@@ -73,15 +72,11 @@ class KernelPolicy:
 
     @property
     def output(self) -> dict[str, int]:
-        """What a kernel may say.
-
-        Bytes for each request, a second, and in one message; and messages a second.
-        """
+        """What a kernel may say: bytes for each request, a second, and in one message."""
         return {
             "limit": self.output_limit,
             "rate": self.output_rate,
             "message": self.message_size,
-            "messages": self.message_rate,
         }
 
 

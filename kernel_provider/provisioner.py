@@ -28,12 +28,8 @@ from kernel_provider.workspace import Workspace, copy_folder
 if TYPE_CHECKING:
     from kernel_provider.explainer import Explainer
 
-OF_SERVERS: Final = {
-    "output_limit": ("a Jupyter server", 32 * MIB),
-    "message_rate": ("a Jupyter server", 1000),
-}
-"""Defaults where browsers show what kernels say: a server keeps it until they have it, and
-takes 0.3 ms for each message, in which it does nothing for others."""
+OF_SERVERS: Final = {"output_limit": ("a Jupyter server", 32 * MIB)}
+"""Defaults where browsers show what kernels say: a server keeps it until they have it."""
 
 POLL: Final = 0.02
 STOP_WITHIN: Final = 10.0

@@ -10,9 +10,8 @@ from typing import Final
 
 BYTES: Final = (200e6, 256e6)
 """A second, and at once: 100 MB of output for two clients come at full speed."""
-MESSAGES: Final = 5.0
-"""Seconds' worth of messages at once; an honest kernel, printing and flushing as fast as it
-can, says 6,000 a second."""
+MESSAGES: Final = (50_000, 100_000)
+"""An honest kernel, printing and flushing as fast as it can, says 6,000 a second."""
 WORK: Final = (0.15, 0.5)
 """Seconds of processor. Counting frames alone would not do: a kernel that writes a
 long frame byte by byte sends next to nothing, and each byte wakes the warden."""
@@ -20,8 +19,8 @@ TURN: Final = 10e-6
 """Seconds of processor to be woken, beside what is measured."""
 LEAST: Final = 4096
 """Bytes to read at once, however little is left."""
-SMALLEST: Final = 12
-"""Bytes of the shortest message: six parts with nothing in them."""
+SMALLEST: Final = 2
+"""Bytes of the shortest message."""
 
 
 class Bucket:
@@ -51,11 +50,10 @@ class Bucket:
 
 
 class Budget:
-    """One kernel's, for all of its connections together; ``messages`` is so many a second."""
+    """One kernel's, for all of its connections together."""
 
     def __init__(
         self,
-        messages: float,
         clock: Callable[[], float] = time.monotonic,
         processor: Callable[[], float] = time.thread_time,
     ) -> None:
@@ -63,7 +61,7 @@ class Budget:
         self.processor = processor
         now = clock()
         self._bytes = Bucket(*BYTES, now=now)
-        self._messages = Bucket(messages, messages * MESSAGES, now=now)
+        self._messages = Bucket(*MESSAGES, now=now)
         self._work = Bucket(*WORK, now=now)
 
     def spend(self, *, size: int, messages: int, since: float) -> None:

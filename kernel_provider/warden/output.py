@@ -26,11 +26,10 @@ GRACE: Final = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class OutputLimits:
-    """Bytes for each executed request, and a second on top; messages a second; and frames."""
+    """Bytes for each executed request, and a second on top; and of each message."""
 
     request: int
     rate: int
-    messages: int
     frames: FrameLimits
 
 

@@ -58,7 +58,7 @@ class Relay:
         self.limits = output.limits.frames
         self.output = output
         self.buffer = bytearray(CHUNK)
-        self.budget = Budget(output.limits.messages)
+        self.budget = Budget()
         self.pairs: set[Pair] = set()
         self.requests = 0
         self.shutdown_requested = False

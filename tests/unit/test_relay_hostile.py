@@ -154,14 +154,15 @@ def test_a_flood_takes_a_share_of_a_processor(
 ) -> None:
     """After its burst a kernel keeps the warden at 15 percent of one core."""
     monkeypatch.setattr(budget_module, "WORK", (0.15, 0.0))
+    monkeypatch.setattr(budget_module, "MESSAGES", (1e9, 1e9))
     monkeypatch.setattr(budget_module, "BYTES", (1e12, 1e12))
-    bench.relay.budget = Budget(1e9)
+    bench.relay.budget = Budget()
     bench.start()
     client, kernel = bench.pair(IOPUB)
     drain(bench, client)
     flood(bench, kernel, data)
     assert until(lambda: bench.processor_time(1.0) < 0.25, 10)
-    bench.relay.budget = Budget(1e9, processor=lambda: 0.0)
+    bench.relay.budget = Budget(processor=lambda: 0.0)
     monkeypatch.setattr(budget_module, "TURN", 0.0)
     assert until(lambda: bench.processor_time(0.5) > 0.15, 10), "control: without a budget"
 
@@ -171,7 +172,7 @@ def test_what_waits_for_the_budget_is_not_lost(
 ) -> None:
     """Beyond its rate a kernel is heard more slowly, and to the end."""
     monkeypatch.setattr(budget_module, "BYTES", (20e6, 1e6))
-    bench.relay.budget = Budget(1e9)
+    bench.relay.budget = Budget()
     bench.start()
     client, kernel = bench.pair(IOPUB)
     data = b"".join(said(str(number).encode() * 1000) for number in range(2000))
@@ -187,8 +188,8 @@ def test_a_flood_on_one_connection_holds_up_no_other(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Connections that wait for the budget are heard in turn, and clients at once."""
-    monkeypatch.setattr(budget_module, "MESSAGES", 1e-5)
-    bench.relay.budget = Budget(100_000)
+    monkeypatch.setattr(budget_module, "MESSAGES", (100_000, 1))
+    bench.relay.budget = Budget()
     bench.start()
     listening, flooding = bench.pair(IOPUB)
     drain(bench, listening)
