@@ -180,7 +180,7 @@ def test_a_shutdown_request_ends_it(tmp_path: Path, left: Left) -> None:
     with started(tmp_path) as kernel:
         with kernel.client() as client:
             client.shutdown()
-            assert kernel.complaint(20) == ""
+            assert kernel.complaint(60) == ""  # now and then a kernel takes 20 s for its last words
         assert kernel.process.returncode == 0
         assert not left()
         with socket.socket() as probe:
