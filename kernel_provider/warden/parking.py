@@ -6,7 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Final
 
-from kernel_provider.errors import of_runtime_folder, SandboxError, StaleError
+from kernel_provider.errors import SandboxError, StaleError, of_runtime_folder
 from kernel_provider.warden import shelf
 
 if TYPE_CHECKING:
