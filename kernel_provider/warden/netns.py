@@ -17,7 +17,8 @@ CLONE_NEWNET: Final = 0x40000000
 def leave_network() -> bool:
     """Move this process to an empty network; false where that can't be, and it stays.
 
-    Without rights it takes a user namespace: to be called before there are threads.
+    Without rights it takes a user namespace: to be called before there are threads. With
+    some, as ambient capabilities are, it stays: a user namespace would take them away.
     Sockets that are there already stay where they are. Twice is a new one each time.
     """
     try:
@@ -29,6 +30,8 @@ def leave_network() -> bool:
 
 def _as_user() -> bool:
     uid, gid = os.getuid(), os.getgid()
+    if _has_capabilities():  # they would be lost, and with them what they let it read
+        return False
     if not os.access("/proc/self/uid_map", os.W_OK):  # then nobody could say who we are
         return False
     try:
@@ -43,6 +46,11 @@ def _as_user() -> bool:
         with open(f"/proc/self/{name}", "wb") as file:
             file.write(text.encode())
     return True
+
+
+def _has_capabilities() -> bool:
+    with open("/proc/self/status", "rb") as file:
+        return any(line.startswith(b"CapEff:") and int(line.split()[1], 16) for line in file)
 
 
 def _unshare(flags: int) -> None:

@@ -87,3 +87,26 @@ def test_sockets_tell_nothing_of_the_host(engine: Path, uid: int) -> None:
     assert leaves["who"] == [uid, uid], "peers are compared with this"
     assert leaves["peers"][0] == uid
     assert leaves["peers"][1] == (0 if uid == 0 else 65_534), "others are not taken for it"
+
+
+def test_who_has_capabilities_keeps_them(tmp_path: Path) -> None:
+    """And stays where it is: it may be by them alone that it reads its own modules."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "file").touch()
+    code = (
+        "import sys; from kernel_provider.warden.netns import leave_network\n"
+        "left = leave_network(); open(sys.argv[1]).close(); print(left)"
+    )
+    rights = "dac_read_search"
+    done = subprocess.run(
+        [
+            *("setpriv", f"--reuid={SOMEBODY}", f"--regid={SOMEBODY}", "--clear-groups"),
+            *(f"--{kind}=-all,+{rights}" for kind in ("inh-caps", "ambient-caps", "bounding-set")),
+            *(sys.executable, "-I", "-c", code, str(closed / "file")),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
