@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Final
 
 from kernel_provider.errors import SandboxError
-from kernel_provider.warden.cgroup import Kinds
+from kernel_provider.profile.memory import Kinds
 
 
 class ProfileError(SandboxError):
     """There is nothing to profile: it does not run with all that there is."""
 
     exit_code = 65
-    summary = "{subject} does not run with {memory} and {cpus} CPUs: {reason}"
-    fix = "make it run first: executor-ml run NOTEBOOK --memory {memory} --cpus {cpus}"
+    summary = "{subject} does not run well with --memory {memory} --cpus {cpus}: {reason}"
+    fix = (
+        "make it run first (executor-ml run NOTEBOOK), or let it have more with --memory and "
+        "--cpus, under a ceiling that allows it (executor-ml policy)"
+    )
 
 
 class Verdict(StrEnum):

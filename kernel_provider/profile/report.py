@@ -24,7 +24,8 @@ def page(profile: Profile, text: str) -> str:
         parts.append(over_time(first))
     if len(profile.cpus) > 1:
         parts += ["<h2>Seconds for a result against processors</h2>", over_cpus(profile.cpus)]
-    style = "body {font: 15px sans-serif; max-width: 60em; margin: 2em auto; padding: 1em} text {font-size: 11px}"
+    style = "body {font: 15px sans-serif; max-width: 60em; margin: auto; padding: 1em}"
+    style += " text {font-size: 11px}"
     head = f'<meta charset="utf-8"><title>{html.escape(profile.subject)}</title>'
     return f"<!doctype html>\n{head}<style>{style}</style>\n" + "\n".join(parts) + "\n"
 

@@ -71,7 +71,7 @@ class _Search:
         if not first.fits:
             raise ProfileError(
                 subject=self._subject.name,
-                memory=show("memory", most.memory),
+                memory=f"{most.memory // MIB}m",
                 cpus=f"{most.cpus:g}",
                 reason=first.seen.reason or str(first.verdict),
             )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from kernel_provider.errors import StartError
+from kernel_provider.profile.memory import kinds
 from kernel_provider.profile.model import Limits, Sample, Seen, Subject
 from kernel_provider.run.files import read
 from kernel_provider.run.model import CellReport, ExitCode, RunRequest, RunResult
@@ -53,10 +54,10 @@ class Watcher:
 
     def tick(self) -> None:
         """Read the counters; the last ones before an end are kept."""
-        kinds = self._group.kinds() if self._group is not None else None
-        if self._group is None or kinds is None:
+        found = kinds(self._group) if self._group is not None else None
+        if self._group is None or found is None:
             return
-        self.samples.append(Sample(at=time.monotonic() - self._begun, kinds=kinds))
+        self.samples.append(Sample(at=time.monotonic() - self._begun, kinds=found))
         self.oom_kills = max(self.oom_kills, self._group.usage().oom_kills)
         load = self._group.load()
         self.load = load if load.periods else self.load

@@ -40,27 +40,6 @@ class Load:
     throttled: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Kinds:
-    """Memory by kind, now, and what was read again since the group was made; all bytes.
-
-    ``shared`` is what lies in tmpfs. ``files`` give way where memory is short, and are
-    read again where they are still needed: ``reread``. ``major_faults`` is a number.
-    """
-
-    anonymous: int
-    shared: int
-    files: int
-    kernel: int
-    reread: int
-    major_faults: int
-
-    @property
-    def total(self) -> int:
-        """All that counts against the limit."""
-        return self.anonymous + self.shared + self.files + self.kernel
-
-
 class Cgroup:
     """The control group of a process, found once while it is alive.
 
@@ -147,28 +126,9 @@ class Cgroup:
             throttled=_field(stat, "nr_throttled"),
         )
 
-    def kinds(self) -> Kinds | None:
-        """Read what memory is used for; None once the group is gone."""
-        stat = self._read_or("memory", "memory.stat", "")
-        if not stat:
-            return None
-        page = os.sysconf("SC_PAGE_SIZE")
-        shared = _field(stat, "shmem")
-        refaults = _field(stat, "workingset_refault_file") or _field(stat, "workingset_refault")
-        if self.unified:
-            anonymous, cached = _field(stat, "anon"), _field(stat, "file")
-            kernel = _field(stat, "kernel")
-        else:
-            anonymous, cached = _field(stat, "rss"), _field(stat, "cache")
-            kernel = int(self._read_or("memory", "memory.kmem.usage_in_bytes", "0"))
-        return Kinds(
-            anonymous=anonymous,
-            shared=shared,
-            files=max(0, cached - shared),
-            kernel=kernel,
-            reread=refaults * page,
-            major_faults=_field(stat, "pgmajfault"),
-        )
+    def text(self, controller: str, name: str) -> str:
+        """What one of its files says; empty where it is not there, or the group is gone."""
+        return self._read_or(controller, name, "")
 
     def processes(self) -> tuple[int, ...]:
         """Pids of everybody in the group; none once it is gone."""

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from kernel_provider.profile.memory import Kinds, kinds
 from kernel_provider.warden import cgroup
-from kernel_provider.warden.cgroup import UNLIMITED, Cgroup, Kinds, Load, Usage, mismatch
+from kernel_provider.warden.cgroup import UNLIMITED, Cgroup, Load, Usage, mismatch
 
 V1 = {
     "memory/box/memory.limit_in_bytes": "536870912\n",
@@ -91,7 +92,7 @@ def test_both_versions_read_alike(box: tuple[Cgroup, Path]) -> None:
 def test_memory_by_kind(box: tuple[Cgroup, Path]) -> None:
     """Each byte once: what lies in tmpfs is no file that could be read again."""
     group, files = box
-    kinds = Kinds(
+    expected = Kinds(
         anonymous=300,
         shared=100,
         files=400,
@@ -99,11 +100,11 @@ def test_memory_by_kind(box: tuple[Cgroup, Path]) -> None:
         reread=2 * os.sysconf("SC_PAGE_SIZE"),
         major_faults=7,
     )
-    assert group.kinds() == kinds
-    assert kinds.total == 850
+    assert kinds(group) == expected
+    assert expected.total == 850
     for path in files.rglob("memory.stat"):
         path.unlink()
-    assert group.kinds() is None
+    assert kinds(group) is None
 
 
 def test_no_limit_is_told_as_such(box: tuple[Cgroup, Path]) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 
+from kernel_provider.profile.memory import Kinds
 from kernel_provider.profile.model import STEP, Limits, Sample, Seen, Trial, Verdict
 from kernel_provider.profile.plan import (
     bracket,
@@ -18,7 +19,6 @@ from kernel_provider.profile.plan import (
     up,
 )
 from kernel_provider.values import MIB
-from kernel_provider.warden.cgroup import Kinds
 
 LEAST = 208 * MIB
 KINDS = Kinds(

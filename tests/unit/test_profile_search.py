@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from kernel_provider.commands.profile import data, words
+from kernel_provider.profile.memory import Kinds
 from kernel_provider.profile.model import Limits, Profile, ProfileError, Sample, Seen, Subject
 from kernel_provider.profile.report import page
 from kernel_provider.profile.search import Room, search
 from kernel_provider.steps import Note, Steps
 from kernel_provider.values import MIB
-from kernel_provider.warden.cgroup import Kinds
 
 SUBJECT = Subject(name="a <b>", notebook=Path("n.ipynb"), kernel="executor-ml", overrides={})
 ROOM = Room(most=Limits(memory=2048 * MIB, cpus=2.0), least=208 * MIB)
@@ -81,7 +81,9 @@ def test_memory_first_then_processors() -> None:
 def test_what_never_runs_is_an_error() -> None:
     """Nothing is known of limits then, and the error says why it did not run."""
     runs = Sandboxes(1, lambda: replace(GOOD, reason="ValueError: no"))
-    with pytest.raises(ProfileError, match="a <b> does not run with 2 GB and 2 CPUs: ValueError"):
+    with pytest.raises(
+        ProfileError, match="a <b> does not run well with --memory 2048m --cpus 2: ValueE"
+    ):
         find(runs)
 
 
