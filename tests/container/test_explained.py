@@ -16,10 +16,17 @@ from kernels import KERNEL, run
 from proxy import EngineProxy
 from sandboxes import until
 
+from kernel_provider.pool.keeper import CEILING_VARIABLE
 from kernel_provider.provisioner import SandboxProvisioner
 
 pytestmark = [pytest.mark.container, pytest.mark.usefixtures("image")]
 CREATE = "POST /containers/create"
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers are counted: nothing is parked beside them."""
+    monkeypatch.setenv(CEILING_VARIABLE, "0")
 
 
 @contextmanager
