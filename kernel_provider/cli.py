@@ -23,6 +23,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "policy": ("kernel_provider.commands.policy", "show every setting in force, and who set it"),
     "pool": ("kernel_provider.commands.pool", "park sandboxes, so that kernels open at once"),
     "models": ("kernel_provider.commands.models", "the models that kernels may be given"),
+    "profile": ("kernel_provider.commands.profile", "find the limits that fit a model"),
     "ps": ("kernel_provider.commands.ps", "show running sandboxes and what they use"),
     "bundle": ("kernel_provider.commands.bundle", "pack all for a machine without a network"),
     "unbundle": ("kernel_provider.commands.unbundle", "put a bundle into effect on this machine"),

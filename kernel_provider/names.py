@@ -21,6 +21,8 @@ LABEL_STACK: Final = "executor-ml.stack"
 LABEL_LOCK: Final = "executor-ml.lock"
 LABEL_VERSIONS: Final = "executor-ml.versions"
 LABEL_VARIANT: Final = "executor-ml.variant"
+LABEL_MODELS: Final = "executor-ml.models"
+"""On an image with models of the registry in it: which."""
 LABEL_WORKSPACE: Final = "executor-ml.workspace"
 """Images with this label take a copy of the notebook's folder with the claim."""
 

@@ -200,6 +200,12 @@ class Session:
         return f"{NAME_PREFIX}{ready['uid']}" if ready is not None else ""
 
     @property
+    def pid(self) -> int:
+        """Of the sandbox's first process, as it is seen from here; 0 before it serves."""
+        ready = self._link.ready if self._link is not None else None
+        return int(ready.get("pid", 0)) if ready is not None else 0
+
+    @property
     def alive(self) -> bool:
         """Whether there is a sandbox that has not died, as far as was heard."""
         return self._link is not None and self.death is None

@@ -13,6 +13,7 @@ import atexit
 import contextlib
 import functools
 import gc
+import importlib.util
 import json
 import os
 import socket
@@ -122,6 +123,7 @@ def make_app(listeners: list[int]) -> Any:
     del sys.modules["debugpy"]
     shell: Any = app.shell
     shell._tee = keep_no_copy  # noqa: SLF001
+    answer_usage(app.kernel)
     publish = app.kernel._publish_status  # noqa: SLF001
     sandbox_io.leave_with_output(app.iopub_thread, lambda: publish("busy", "shell"))
     mark("IPython ready")
@@ -135,6 +137,24 @@ def keep_no_copy(channel: str) -> contextlib.AbstractContextManager[None]:
     """
     del channel
     return contextlib.nullcontext()
+
+
+def answer_usage(kernel: Any) -> None:
+    """Have usage requests answered by a module that is loaded at the first of them."""
+    place = f"{os.path.dirname(__file__)}/sandbox_usage.py"
+
+    @functools.cache
+    def meter() -> Any:
+        spec: Any = importlib.util.spec_from_file_location("sandbox_usage", place)
+        module: Any = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # where dataclasses look for it
+        spec.loader.exec_module(module)
+        return module.Meter()
+
+    async def usage_request(stream: Any, ident: Any, parent: Any) -> None:
+        kernel.session.send(stream, "usage_reply", meter().content(), parent, ident)
+
+    kernel.control_handlers["usage_request"] = usage_request
 
 
 def warm_up(modules: str) -> None:

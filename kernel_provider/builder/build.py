@@ -69,22 +69,22 @@ def build(request: BuildRequest, report: Report) -> BuildResult:
     cache = request.cache or cache_folder(os.environ)
     site = _Site(request=request, context=context, images=images, cache=cache, report=report)
     try:
-        reused = not request.force and _current(site, digest)
+        reused = not request.force and is_current(images, request.image, digest)
         if not reused:
-            with _alone(cache, report), _cleaned(site):
+            with alone(cache, report), _cleaned(site):
                 # Another build may have made it while this one waited.
-                reused = not request.force and _current(site, digest)
+                reused = not request.force and is_current(images, request.image, digest)
                 if not reused:
                     _make(site, digest)
-        return _result(site, digest, reused=reused, seconds=time.monotonic() - begun)
+        seconds = time.monotonic() - begun
+        return result_of(images, request.image, digest, reused=reused, seconds=seconds)
     finally:
         images.close()
 
 
-def _current(site: _Site, digest: str) -> bool:
+def is_current(images: Images, image: str, digest: str) -> bool:
     """Whether the image was made from what is here now, and has its base."""
-    found = site.images.label(site.request.image, names.LABEL_LOCK)
-    return found == digest and site.images.present(names.BASE_IMAGE)
+    return images.label(image, names.LABEL_LOCK) == digest and images.present(names.BASE_IMAGE)
 
 
 def _make(site: _Site, digest: str) -> None:
@@ -165,10 +165,12 @@ def _size(images: Images, image: str) -> int:
     return int((images.facts(image) or {}).get("Size", 0))
 
 
-def _result(site: _Site, digest: str, *, reused: bool, seconds: float) -> BuildResult:
-    image = site.request.image
-    line = site.images.label(image, names.LABEL_VERSIONS) or ""
-    facts = site.images.facts(image) or {}
+def result_of(
+    images: Images, image: str, digest: str, *, reused: bool, seconds: float
+) -> BuildResult:
+    """What there is under the name now."""
+    line = images.label(image, names.LABEL_VERSIONS) or ""
+    facts = images.facts(image) or {}
     return BuildResult(
         image=image,
         image_id=str(facts.get("Id", "")),
@@ -181,7 +183,7 @@ def _result(site: _Site, digest: str, *, reused: bool, seconds: float) -> BuildR
 
 
 @contextmanager
-def _alone(cache: Path, report: Report) -> Iterator[None]:
+def alone(cache: Path, report: Report) -> Iterator[None]:
     """Let one build of this user run at a time: each removes unnamed images of ours."""
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "build.lock").open("w") as lock:

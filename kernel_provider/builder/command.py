@@ -10,8 +10,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Final, TextIO
 
+from kernel_provider import names
 from kernel_provider.builder import BuildRequest, BuildResult, Event, build
+from kernel_provider.builder.bake import bake
 from kernel_provider.builder.model import AUTO, DEFAULT_STACK, DEFAULT_VARIANT, Phase
+from kernel_provider.steps import SetupError
 
 _QUIET: Final = 15.0
 """Seconds between the lines of a long step where there is no terminal."""
@@ -33,6 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Debian's packages (default: %(default)s)",
     )
     parser.add_argument("--tag", help="name for the image instead of the usual one")
+    parser.add_argument(
+        "--model",
+        dest="models",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="put a model of the registry into the image --tag, on the usual one",
+    )
     parser.add_argument("--force", action="store_true", help="build even if nothing changed")
     parser.add_argument("--refresh-base", action="store_true", help="pull or make the base again")
     parser.add_argument(
@@ -53,10 +64,16 @@ def main(args: argparse.Namespace) -> int:
         force=args.force,
         refresh_base=args.refresh_base,
         keep_stages=args.keep_stages,
+        models=tuple(args.models),
     )
+    if request.models and request.image in {names.IMAGE, names.IMAGE.removesuffix(":latest")}:
+        raise SetupError(
+            reason="an image with models needs a name of its own",
+            remedy="add --tag NAME, such as --tag executor-ml-tiny:latest",
+        )
     screen = Screen(sys.stderr, os.environ)
     try:
-        result = build(request, screen.show)
+        result = (bake if request.models else build)(request, screen.show)
     finally:
         screen.end()
     sys.stdout.write((json.dumps(asdict(result)) if args.json else summary(result)) + "\n")

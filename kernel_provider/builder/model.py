@@ -19,7 +19,7 @@ class BuildRequest:
     ``tag`` replaces the variant's usual name. ``context`` and ``cache`` are found by
     themselves if None. ``force`` builds even if nothing changed, ``refresh_base`` makes
     or pulls the base again, ``keep_stages`` keeps the intermediate images, so that the
-    next build is quicker.
+    next build is quicker. ``models`` of the registry go into ``tag``, on the usual image.
     """
 
     variant: str = DEFAULT_VARIANT
@@ -31,6 +31,7 @@ class BuildRequest:
     keep_stages: bool = False
     context: Path | None = None
     cache: Path | None = None
+    models: tuple[str, ...] = ()
 
     @property
     def image(self) -> str:

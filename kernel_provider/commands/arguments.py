@@ -8,7 +8,7 @@ from argparse import ArgumentTypeError
 from contextlib import suppress
 
 from kernel_provider.run.text import parse_duration
-from kernel_provider.values import parse_count, parse_size
+from kernel_provider.values import parse_count, parse_number, parse_size
 
 
 def duration(text: str) -> float:
@@ -25,6 +25,18 @@ def size(text: str) -> int:
         return parse_size(text)
     except ValueError as error:
         raise ArgumentTypeError(str(error)) from error
+
+
+def number(text: str) -> float:
+    """A number above nothing."""
+    try:
+        value = parse_number(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from error
+    if value <= 0:
+        msg = f"{text!r}: write a number above 0"
+        raise ArgumentTypeError(msg)
+    return value
 
 
 def at_least_one(text: str) -> int:

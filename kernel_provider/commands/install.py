@@ -15,8 +15,10 @@ from typing import Any, Final
 from kernel_provider import kernelspecs
 from kernel_provider.ceilings import read_ceilings
 from kernel_provider.errors import SandboxError
+from kernel_provider.models.store import Registry
+from kernel_provider.models.store import place as registry_place
 from kernel_provider.policy import KernelPolicy, parse_policy
-from kernel_provider.values import SIZES, WORKSPACES, show
+from kernel_provider.values import MIB, SIZES, WORKSPACES, show
 
 SOURCE: Final = "the command line"
 NUMBERS: Final = ("cpus", "pids", "pool", "park_ttl", "startup_timeout")
@@ -130,7 +132,7 @@ def main(args: argparse.Namespace) -> int:
         name=args.name.lower(),
         display_name=args.display_name or "",
         where=where_of(args),
-        config=config_of(args),
+        config={**limits_of(args.model or (), os.environ), **config_of(args)},
         replace=args.replace,
     )
     installed = install(request, os.environ)
@@ -155,6 +157,17 @@ def config_of(args: argparse.Namespace) -> dict[str, Any]:
     if args.preload:
         config["preload"] = args.preload
     return config
+
+
+def limits_of(models: Sequence[str], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Limits that fit all of these models, where executor-ml profile has saved some."""
+    if not models:
+        return {}
+    registry = Registry(registry_place(environ))
+    entries = [registry.find(model, source=SOURCE) for model in models]
+    memory = [entry.memory for entry in entries if entry.memory is not None]
+    cpus = [entry.cpus for entry in entries if entry.cpus is not None]
+    return {"memory": f"{max(memory) // MIB}m", "cpus": max(cpus)} if memory and cpus else {}
 
 
 def _pairs(given: Sequence[str], option: str, form: str, name: str) -> dict[str, str]:

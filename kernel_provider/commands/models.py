@@ -17,6 +17,7 @@ from kernel_provider.models.sources import DTYPES, Found
 from kernel_provider.models.store import Registry, place
 from kernel_provider.run.text import printable
 from kernel_provider.steps import Note, Steps
+from kernel_provider.values import MIB
 
 
 class _Intermixed(argparse.ArgumentParser):
@@ -196,7 +197,8 @@ def _verify(registry: Registry, entries: Sequence[Entry], steps: Steps) -> None:
 def summary(entry: Entry) -> dict[str, Any]:
     """What a list says of a model."""
     keys = ("id", "revision", "commit", "parameters", "dtype", "licence", "source", "added")
-    return {**{key: getattr(entry, key) for key in keys}, "size": entry.size}
+    fitting = {"memory": entry.memory, "cpus": entry.cpus}
+    return {**{key: getattr(entry, key) for key in keys}, "size": entry.size, **fitting}
 
 
 def table(entries: Sequence[Entry]) -> str:
@@ -233,6 +235,7 @@ def words(entry: Entry, registry: Registry) -> str:
         "parameters": f"{entry.parameters:,}" if entry.parameters else "not known",
         "dtype": entry.dtype or "not known",
         "licence": entry.licence or "not found",
+        "limits": limits(entry) or "not known: executor-ml profile --model finds them",
         "folder": str(registry.snapshot(entry)),
         "in a sandbox": f"{entry.id}, or /models/{entry.name}",
     }
@@ -241,6 +244,13 @@ def words(entry: Entry, registry: Registry) -> str:
     if entry.licence_text:
         lines += ["", entry.licence_text.rstrip()]
     return printable("\n".join(lines))
+
+
+def limits(entry: Entry) -> str:
+    """Those that fit it, as options; empty where nobody has looked."""
+    if entry.memory is None or entry.cpus is None:
+        return ""
+    return f"--memory {entry.memory // MIB}m --cpus {entry.cpus:g}"
 
 
 def advice(entry: Entry) -> str:

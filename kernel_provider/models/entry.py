@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -37,7 +38,8 @@ class Entry:
     """A model as it was added; ``commit`` is the hub's where it came from its cache.
 
     ``licence`` is a name or a first line, empty where none was found; ``source`` tells
-    people where the model came from; ``added`` is a day.
+    people where the model came from; ``added`` is a day. ``memory`` (bytes) and ``cpus``
+    are limits that fit it, as far as they are known: from executor-ml profile.
     """
 
     id: str
@@ -50,6 +52,8 @@ class Entry:
     licence_text: str = ""
     parameters: int | None = None
     dtype: str = ""
+    memory: int | None = None
+    cpus: float | None = None
 
     @property
     def label(self) -> str:
@@ -159,6 +163,7 @@ def parse_entry(text: str) -> Entry:
     if (
         not all(isinstance(text, str) for text in (*texts, entry.id, entry.revision, entry.commit))
         or not (parameters is None or type(parameters) is int)
+        or not _are_limits(entry.memory, entry.cpus)
         or not COMMIT.fullmatch(entry.commit)
         or not files
         or not _is_a_tree([file.path for file in files])
@@ -168,6 +173,13 @@ def parse_entry(text: str) -> Entry:
     check_id(entry.id)
     check_revision(entry.revision)
     return entry
+
+
+def _are_limits(memory: object, cpus: object) -> bool:
+    """Whether both are numbers above nothing, or both not known."""
+    if memory is None or cpus is None:
+        return memory is cpus
+    return type(memory) is int and type(cpus) in {int, float} and memory > 0 and 0 < cpus < math.inf  # type: ignore[operator]
 
 
 def _parse_file(data: Mapping[str, Any]) -> ModelFile:

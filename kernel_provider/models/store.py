@@ -211,6 +211,11 @@ class Registry:
         seal(text)
         text.rename(self.entries / entry.file_name)
 
+    def amend(self, entry: Entry) -> None:
+        """Write an entry anew that differs from the one there in what is told of it only."""
+        with self.changing() as work:
+            self.publish(work, entry, {})
+
     def _is_sound(self, entry: Entry) -> bool:
         """Whether its folder is there and whole; it may be in use then, and stays."""
         try:

@@ -160,7 +160,8 @@ class _Run:
             return None
         nb = task.result()
         self.limits = self.kernel.limits
-        self.progress.started(time.monotonic() - self.begun, self.limits)
+        pid = self.kernel.session.pid
+        self.progress.started(time.monotonic() - self.begun, self.limits, pid)
         return nb
 
     async def _connected(self, folder: str) -> NotebookClient:

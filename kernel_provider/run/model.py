@@ -148,8 +148,8 @@ class Progress(Protocol):
     def starting(self, kernel: str) -> None:
         """A sandbox is being started."""
 
-    def started(self, seconds: float, limits: Mapping[str, Any]) -> None:
-        """It serves."""
+    def started(self, seconds: float, limits: Mapping[str, Any], pid: int) -> None:
+        """It serves; ``pid`` is its first process."""
 
     def cell_started(self, cell: CellReport, total: int) -> None:
         """A cell begins."""

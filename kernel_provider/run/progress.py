@@ -40,7 +40,7 @@ class Printer:
         """A sandbox is being started."""
         self._begin(f"kernel {printable(kernel)}")
 
-    def started(self, seconds: float, limits: Mapping[str, Any]) -> None:
+    def started(self, seconds: float, limits: Mapping[str, Any], pid: int) -> None:  # noqa: ARG002
         """It serves."""
         held = f"memory {limits['memory']}, processors {limits['cpus']}"
         self._end("ok", f"{self._doing}: {held} ({seconds:.1f} s)")

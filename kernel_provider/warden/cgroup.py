@@ -126,6 +126,10 @@ class Cgroup:
             throttled=_field(stat, "nr_throttled"),
         )
 
+    def text(self, controller: str, name: str) -> str:
+        """What one of its files says; empty where it is not there, or the group is gone."""
+        return self._read_or(controller, name, "")
+
     def processes(self) -> tuple[int, ...]:
         """Pids of everybody in the group; none once it is gone."""
         return tuple(int(pid) for pid in self._read_or("pids", "cgroup.procs", "").split())

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from kernel_provider.profile.memory import Kinds, kinds
 from kernel_provider.warden import cgroup
 from kernel_provider.warden.cgroup import UNLIMITED, Cgroup, Load, Usage, mismatch
 
@@ -22,6 +23,9 @@ V1 = {
     "cpu,cpuacct/box/cpu.stat": "nr_periods 40\nnr_throttled 10\nthrottled_time 5\n",
     "memory/box/memory.usage_in_bytes": "900\n",
     "pids/box/pids.current": "12\n",
+    "memory/box/memory.stat": "cache 500\nrss 300\nshmem 100\nworkingset_refault_file 2\n"
+    "pgmajfault 7\ntotal_rss 9\n",
+    "memory/box/memory.kmem.usage_in_bytes": "50\n",
 }
 V2 = {
     "box/memory.max": "536870912\n",
@@ -35,6 +39,8 @@ V2 = {
     "box/cpu.stat": "usage_usec 7000\nuser_usec 1\nnr_periods 40\nnr_throttled 10\n",
     "box/memory.current": "900\n",
     "box/pids.current": "12\n",
+    "box/memory.stat": "anon 300\nfile 500\nkernel 50\nshmem 100\nworkingset_refault_anon 9\n"
+    "workingset_refault_file 2\npgmajfault 7\n",
 }
 EXPECTED = {
     "memory": 536870912,
@@ -81,6 +87,24 @@ def test_both_versions_read_alike(box: tuple[Cgroup, Path]) -> None:
     assert group.usage() == Usage(memory_peak=1000, oom_kills=2, pids_refused=3)
     assert group.load() == Load(memory=900, pids=12, cpu_time=7000, periods=40, throttled=10)
     assert group.processes() == (10, 11)
+
+
+def test_memory_by_kind(box: tuple[Cgroup, Path]) -> None:
+    """Each byte once: what lies in tmpfs is no file that could be read again."""
+    group, files = box
+    expected = Kinds(
+        anonymous=300,
+        shared=100,
+        files=400,
+        kernel=50,
+        reread=2 * os.sysconf("SC_PAGE_SIZE"),
+        major_faults=7,
+    )
+    assert kinds(group) == expected
+    assert expected.total == 850
+    for path in files.rglob("memory.stat"):
+        path.unlink()
+    assert kinds(group) is None
 
 
 def test_no_limit_is_told_as_such(box: tuple[Cgroup, Path]) -> None:

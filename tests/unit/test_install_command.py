@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from small_models import folder
 
 from kernel_provider import cli
 from kernel_provider.commands.install import KernelspecError, Request, display_name_of, install
+from kernel_provider.models.store import Registry
 from kernel_provider.policy import KernelPolicy
 from kernel_provider.values import MIB
 
@@ -139,6 +141,25 @@ def test_models_are_told_in_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert config(tmp_path) == {"models": ["org/tiny"]}
     name = "Python (ML sandbox, 512 MB, 0.5 CPU, offline, org/tiny)"
     assert written(tmp_path)["display_name"] == name
+
+
+def test_limits_that_fit_a_model_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest of all its models; each unless another one is given."""
+    monkeypatch.setenv("EXECUTOR_ML_MODELS", str(tmp_path / "models"))
+    registry = Registry(tmp_path / "models")
+    words = ["install", "--replace", "--prefix", str(tmp_path)]
+    for name, limits in {"a": (640 * MIB, 0.25), "b": (320 * MIB, 0.75), "c": (None, None)}.items():
+        assert cli.main(["models", "add", name, str(folder(tmp_path / name))]) == 0
+        memory, cpus = limits
+        registry.amend(replace(registry.find(name), memory=memory, cpus=cpus))
+        words += ["--model", name]
+    assert cli.main(words) == 0
+    models = ["a", "b", "c"]
+    assert config(tmp_path) == {"memory": "640m", "cpus": 0.75, "models": models}
+    assert cli.main([*words, "--memory", "1g"]) == 0
+    assert config(tmp_path) == {"memory": "1g", "cpus": 0.75, "models": models}
+    assert cli.main([*words[:4], "--model", "c"]) == 0
+    assert config(tmp_path) == {"models": ["c"]}
 
 
 REFUSED = [

@@ -6,6 +6,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,16 @@ def test_adding_the_same_again_leaves_what_kernels_have_mounted(
     before = registry.snapshot(entry).stat().st_ino
     put(registry, tmp_path / "m", replace=True)
     assert registry.snapshot(entry).stat().st_ino == before
+
+
+def test_limits_are_kept_with_a_model(registry: Registry, tmp_path: Path) -> None:
+    """What kernels have mounted stays as it is."""
+    entry = put(registry, folder(tmp_path / "m"))
+    before = tree(registry.views)
+    registry.amend(replace(entry, memory=640 << 20, cpus=0.5))
+    assert (registry.find("org/tiny").memory, registry.find("org/tiny").cpus) == (640 << 20, 0.5)
+    assert tree(registry.views) == before
+    assert altered(registry, registry.find("org/tiny"), thorough=True) == ""
 
 
 def test_removing_leaves_nothing(registry: Registry, tmp_path: Path) -> None:
@@ -443,6 +454,10 @@ def test_an_entry_is_read_as_strictly_as_it_is_written(registry: Registry, tmp_p
         {**good, "commit": "main"},
         {**good, "licence": None},
         {**good, "parameters": "1"},
+        {**good, "memory": 1, "cpus": None},
+        *({**good, "memory": memory, "cpus": 1} for memory in (0, -1, 1.5, "1g", True)),
+        *({**good, "memory": 1, "cpus": cpus} for cpus in (0, -1, float("inf"), "1", True)),
+        {**good, "memory": 1, "cpus": float("nan")},
         {**good, "files": []},
         {**good, "files": [file, file]},
         {**good, "files": [file, {**file, "path": f"{file['path']}/below"}]},

@@ -425,7 +425,7 @@ def show(stream: io.StringIO, environ: dict[str, str]) -> str:
     printer = Printer(stream, environ, show=True)
     printer.opened(Path("n\x1b.ipynb"), "executor-ml")
     printer.starting("executor-ml")
-    printer.started(1.0, LIMITS)
+    printer.started(1.0, LIMITS, 1)
     printer.cell_started(cell(), 2)
     printer.tick()
     outputs = [nbformat.v4.new_output("stream", name="stdout", text="\x1b[1mhi\n")]

@@ -1,0 +1,1 @@
+"""Which limits fit a model or a notebook: found by running it in sandboxes."""
