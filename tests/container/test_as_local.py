@@ -1,5 +1,6 @@
 """Runners of notebooks do with this kernel what they do with a local one."""
 
+import json
 import os
 import re
 import subprocess
@@ -24,6 +25,7 @@ pytestmark = [pytest.mark.container, pytest.mark.usefixtures("image")]
 
 LOCAL = "python3"
 SOON = 2.0
+CAUSE = "KernelExited"
 
 COMMANDS = {
     "papermill": "papermill -k {kernel} -p rows 21 --execution-timeout 2 in.ipynb out.ipynb",
@@ -80,13 +82,19 @@ def tell(command: str, case: str, folder: Path, kernel: str) -> Told:
     if saved.exists():
         book = nbformat.read(saved, as_version=4)
         cells = [(cell.source, cell.get("execution_count"), plain(cell)) for cell in book.cells]
-    return Told(exit_code=done.returncode, exception=named[-1] if named else "", cells=cells)
+    exception = named[-1] if done.returncode and named else ""  # else noise of the kernel's
+    return Told(exit_code=done.returncode, exception=exception, cells=cells)
 
 
 def plain(cell: Any) -> list[Any]:
-    """A cell's outputs but for the name of a death, which a local kernel does not tell."""
-    outputs = cell.get("outputs", [])
-    return [output for output in outputs if output.get("ename") != "KernelExited"]
+    """A cell's outputs but for where Python lies, and for the cause of a death.
+
+    A local kernel does not tell one.
+    """
+    outputs = [output for output in cell.get("outputs", []) if output.get("ename") != CAUSE]
+    plain_text = re.sub(r"(/[\w.-]+)+/site-packages", "site-packages", json.dumps(outputs))
+    found: list[Any] = json.loads(plain_text)
+    return found
 
 
 @pytest.mark.soak

@@ -9,14 +9,20 @@ from pathlib import Path
 import graders
 import nbformat
 import pytest
-from pages import commands, read, typed
+from pages import blocks, commands, read, typed
 
-pytestmark = [pytest.mark.container, pytest.mark.usefixtures("image", "own_kernelspecs")]
+pytestmark = [pytest.mark.container, pytest.mark.usefixtures("image")]
 
 LOCAL = "python3"
 SECTIONS = dict(
     part.split("\n", 1) for part in re.split(r"^##+ ", read("docs/grading.md"), flags=re.MULTILINE)
 )
+
+
+@pytest.fixture(autouse=True)
+def own_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the page's commands install is there for one test and no other."""
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "data"))
 
 
 @pytest.fixture(scope="module")
@@ -25,17 +31,21 @@ def tools() -> Path:
     return graders.installed()
 
 
-def follow(section: str, folder: Path, tools: Path, *, kernel: str = "") -> list[str]:
-    """Type a section's commands, which all succeed, with another kernel if named: their output."""
-    told = []
+def follow(section: str, folder: Path, tools: Path, *, kernel: str = "") -> str:
+    """Type a section's commands, which all succeed: what the last one printed.
+
+    With another kernel if one is named, which is there already.
+    """
     for command in commands(SECTIONS[section]):
         if kernel:
-            command = re.sub(r"(kernel_name=|kernel-name )\S+", rf"\g<1>{kernel}", command)  # noqa: PLW2901  the same command
+            if command.startswith("executor-ml install"):
+                continue
+            command = re.sub(r"(kernel_name=)\S+", rf"\g<1>{kernel}", command)  # noqa: PLW2901  the same command
         done = typed(command, folder, beside=tools)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-        told.append(done.stdout)
-    assert told
-    return told
+        sandboxed = "kernel_name=" in command and kernel != LOCAL
+        assert ("in the container executor-ml-" in done.stderr) == sandboxed
+    return done.stdout
 
 
 def test_the_lock_lacks_nothing(tools: Path, tmp_path: Path) -> None:
@@ -47,7 +57,7 @@ def test_the_lock_lacks_nothing(tools: Path, tmp_path: Path) -> None:
 def test_the_sample_course_gets_its_known_scores(tools: Path, tmp_path: Path) -> None:
     """Those that nbgrader ships with its two submissions, by the commands of the page."""
     course = graders.sample_course(tmp_path / "course", tools)
-    *_, validated = follow("nbgrader", course, tools)
+    validated = follow("nbgrader", course, tools)
     assert "VALIDATION FAILED ON" in validated  # a release has no solutions
     with (tools / "nbgrader/docs/source/user_guide/grades.csv").open() as file:
         known = {row["student_id"]: float(row["score"]) for row in csv.DictReader(file)}
@@ -86,6 +96,36 @@ def test_a_kernel_without_a_workspace_says_what_is_missing(tools: Path, tmp_path
     assert list(graders.scores(course, "ps2", tools).values()) == [0, 0, 1, 1, 1, 0]
     graded = (course / "autograded/ada/ps2/problem.ipynb").read_text()
     assert "does not see the notebook's folder" in graded
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("hold = []\nwhile True: hold.append(bytes(1 << 24))", "more than its 512 MB of memory"),
+        ("import os; os._exit(7)", "ended with exit code 7"),
+        (
+            "import time\nwhile True:\n    try: time.sleep(60)\n    except BaseException: pass",
+            "CellTimeoutError",
+        ),
+    ],
+)
+def test_a_death_costs_the_submission_and_the_terminal_says_why(
+    code: str, words: str, tools: Path, tmp_path: Path
+) -> None:
+    """As the page warns; the kernel is named in the course's configuration, as it shows."""
+    course = graders.sample_course(tmp_path / "course", tools)
+    graders.add(course, "ps2", "assert True", code, student="ada", files={})
+    (line,) = blocks(SECTIONS["nbgrader"], "python")
+    with (course / "nbgrader_config.py").open("a") as config:
+        config.write(f"{line}c.Execute.timeout = 20\n")
+    assert typed("nbgrader generate_assignment ps2", course, beside=tools).returncode == 0
+    done = typed("nbgrader autograde ps2", course, beside=tools)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert "runs in the container executor-ml-" in done.stderr
+    assert not (course / "autograded/ada/ps2").exists()
+    assert sum(graders.scores(course, "ps2", tools).values()) == 0
 
 
 # --- the same as a local kernel -----------------------------------------------------------
