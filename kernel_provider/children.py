@@ -19,7 +19,9 @@ from kernel_provider.warden.order import Order
 _LOG: Final = logging.getLogger("executor-ml")
 _LEFT: Final = "A sandbox that lost its warden may be left; to remove it, run: executor-ml prune"
 _BOOT: Final = (
-    "import sys; sys.path.append(sys.argv[1]); from kernel_provider.{} import main; main()"
+    "import sys; sys.path.append(sys.argv[1])\n"
+    "from kernel_provider.warden.lean import read_later; read_later('inspect')\n"
+    "from kernel_provider.{} import main; main()"
 )
 _ENGINE: Final = ("DOCKER_HOST", "XDG_RUNTIME_DIR")
 """What an engine is found by."""

@@ -16,7 +16,7 @@ from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 
 from kernel_provider.admin import AdminPolicy
 from kernel_provider.ceilings import Ceilings, read_ceilings
-from kernel_provider.errors import ConfigError, ConnectionFileError, SandboxError
+from kernel_provider.errors import ConnectionFileError, SandboxError
 from kernel_provider.link import Death
 from kernel_provider.policy import KernelPolicy, parse_policy
 from kernel_provider.session import Session, passed_on
@@ -159,6 +159,7 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
         self._told = False
         await self._end_explaining()
         try:
+            parks = self._parks()
             facts = await self._launch(session, kwargs.get("cwd") or "", kwargs.get("env") or {})
         except BaseException as error:
             if session.served:
@@ -169,15 +170,8 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
                 self._explain(session, error)
                 return self.connection_info
             raise
-        if self.policy.pool and session.recipe is not None and self._is_a_servers():
-            from kernel_provider.pool import keeper  # noqa: PLC0415  for servers only
-
-            try:
-                keeper.of_this_process().want(session.recipe, self._kernel_name)
-            except ConfigError as error:
-                self.log.warning(
-                    "No sandbox of kernel %s is kept warm: %s", self._kernel_name, error
-                )
+        if parks:
+            self._have_one_parked(session)
         self.log.info("Kernel %s runs in the container %s", self.kernel_id, session.container)
         self.log.debug("Sandbox of kernel %s: %s", self.kernel_id, facts)
         return self.connection_info
@@ -231,11 +225,32 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
         self.log.info("Kernel %s gets a copy of its folder: %s", self.kernel_id, copy)
         return copy
 
+    def _parks(self) -> bool:
+        """Whether one like it is to be parked: where a manager of many will start more.
+
+        Raises ConfigError where it is told badly how many may be.
+        """
+        if not self.policy.pool or not self._is_a_servers():
+            return False
+        from kernel_provider.pool.keeper import memory_ceiling  # noqa: PLC0415  for servers only
+
+        return memory_ceiling(os.environ) > 0
+
     def _is_a_servers(self) -> bool:
         """Whether whoever started this kernel will start more: a manager of many."""
         from jupyter_client.multikernelmanager import MultiKernelManager  # noqa: PLC0415
 
         return isinstance(getattr(self.parent, "parent", None), MultiKernelManager)
+
+    def _have_one_parked(self, session: Session) -> None:
+        """Leave it to this process's keeper, and without it go without: a courtesy."""
+        from kernel_provider.pool import keeper  # noqa: PLC0415  as above
+
+        assert session.recipe is not None
+        try:
+            keeper.of_this_process().want(session.recipe, self._kernel_name)
+        except (RuntimeError, OSError) as error:  # no thread or descriptor to be had
+            self.log.warning("No sandbox of kernel %s is kept warm: %s", self._kernel_name, error)
 
     async def poll(self) -> int | None:
         """Exit code of a kernel that ended, None of one that runs. No engine is asked."""

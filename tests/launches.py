@@ -86,13 +86,17 @@ def hears(client: BlockingKernelClient) -> bool:
 
 @contextmanager
 def started(
-    folder: Path, *, environ: Mapping[str, str] | None = None, **said: Any
+    folder: Path,
+    *,
+    name: str = KERNEL,
+    environ: Mapping[str, str] | None = None,
+    **said: Any,
 ) -> Iterator[Started]:
     """Write a connection file and run the kernelspec's argv; killed at the end."""
-    asked = connection(**said)
+    asked = connection(kernel_name=name, **said)
     file = folder / f"kernel-{secrets.token_hex(4)}.json"
     file.write_text(json.dumps(asked))
-    argv = KernelSpecManager().get_kernel_spec(KERNEL).argv
+    argv = KernelSpecManager().get_kernel_spec(name).argv
     words = [word.replace("{connection_file}", str(file)) for word in argv]
     process = subprocess.Popen(
         words,

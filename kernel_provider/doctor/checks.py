@@ -240,7 +240,7 @@ def server(facts: Facts) -> CheckResult:
         open_.append("scripts in a notebook's output can open terminals on this machine")
         settings.append("ServerApp.terminals_enabled = False")
     if facts.server.installs:
-        open_.append("scripts in it can install packages, too")
+        open_.append("scripts in a notebook's output can install packages here")
         settings.append('LabApp.extension_manager = "readonly"')
     if not open_:
         return ok(name, "no offline buffering, no terminals, no installing")

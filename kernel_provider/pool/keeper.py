@@ -127,7 +127,11 @@ class Keeper:
         if quiet > 0 and wishes:
             return quiet
         if all(link.parked for link in self._kept):  # one at a time
-            self._park_one(wishes)
+            try:
+                self._park_one(wishes)
+            except SandboxError as error:  # the folder of all of them
+                for wish in wishes:
+                    self._give_up(wish, error)
         return min((wish.until - now for wish in wishes), default=None)
 
     def _park_one(self, wishes: Sequence[_Wish]) -> None:
@@ -146,21 +150,27 @@ class Keeper:
         )
         for digest in missing[:1]:
             wish = meant[digest]
-            order = wish.recipe.order(root, parked=True)
-            ttl = max(1.0, wish.until - time.monotonic())
             try:
-                link = Link.park(order, kernel=wish.kernel, ttl=ttl, stays=False)
+                self._kept[_begin(wish, root)] = wish
             except (SandboxError, OSError) as error:
-                shutil.rmtree(order.folder, ignore_errors=True)
                 self._give_up(wish, error)
-            else:
-                self._kept[link] = wish
 
     def _give_up(self, wish: _Wish, error: Exception) -> None:
         """What can't be parked is not tried again before the next launch of it."""
         reason = str(error).partition("\n")[0]
         self._log.warning("No sandbox of kernel %s is kept warm: %s", wish.kernel, reason)
         self._forget(wish.recipe)
+
+
+def _begin(wish: _Wish, root: str) -> Link:
+    """Start one that is to be parked; what can't be started leaves nothing."""
+    order = wish.recipe.order(root, parked=True)
+    try:
+        ttl = max(1.0, wish.until - time.monotonic())
+        return Link.park(order, kernel=wish.kernel, ttl=ttl, stays=False)
+    except BaseException:
+        shutil.rmtree(order.folder, ignore_errors=True)
+        raise
 
 
 def _drop(link: Link) -> None:

@@ -19,7 +19,10 @@ from kernel_provider.verify.model import PATIENCE
 from kernel_provider.warden import cgroup
 
 LOOK: Final = 0.05
-GONE_WITHIN: Final = 15.0
+ENDS_WITHIN: Final = 60.0
+"""Seconds for a kernel to end itself, beside whatever else it runs."""
+GONE_WITHIN: Final = 30.0
+"""Seconds from an end until nothing is left."""
 GRACE: Final = 5.0
 """Seconds for what comes after the word that all is gone."""
 MODULE: Final = "executor_ml_verify"
@@ -117,7 +120,7 @@ class Box:
         begun = time.monotonic()
         if by_itself:
             self._client.execute("import os; os._exit(3)", store_history=False)
-            await _until(lambda: self.dead is not None, GONE_WITHIN)
+            await _until(lambda: self.dead is not None, ENDS_WITHIN)
             begun = time.monotonic()
         else:
             self._kernel.session.stop()

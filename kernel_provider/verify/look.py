@@ -129,16 +129,14 @@ class Look:
             return ""
         return text.rpartition(")")[2].split()[0]
 
-    def sockets_of(self, pid: int) -> set[str]:
-        """Inodes of a process's sockets."""
-        found = set()
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            try:
-                link = str(descriptor.readlink())
-            except OSError:
-                continue
-            if link.startswith("socket:"):
-                found.add(link)
+    def sockets_of(self, pid: int) -> int | None:
+        """How many sockets a process has; None where only root may ask."""
+        found = 0
+        try:
+            for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+                found += str(descriptor.readlink()).startswith("socket:")
+        except PermissionError:
+            return None
         return found
 
     def alive(self) -> list[int]:
@@ -147,7 +145,7 @@ class Look:
         return sorted(left | {*self.group.processes()})
 
     def host_names(self) -> set[str]:
-        """What would name the host or who started this: long enough not to be by chance."""
+        """What would name the host or who started this, and not a folder like ``/tmp``."""
         names = {os.uname().nodename, str(Path.home()), str(Path.cwd())}
         names |= {self.session_folder, self.warden_folder, str(self.host.shown.parent)}
-        return {name for name in names if len(name) > 3 and name != "sandbox"}
+        return {name for name in names if name.count("/") != 1} - {"sandbox", "localhost"}

@@ -17,6 +17,14 @@ LINE: Final = 300
 MIB: Final = 2**20
 _OF_ENGINES: Final = (-signal.SIGHUP, -signal.SIGTERM, -signal.SIGKILL)
 """How engines end what they run when they end, or begin anew."""
+_BY_SOMEBODY: Final = "somebody on this machine or the code itself sent it"
+_SENT: Final[dict[int, str]] = {
+    **dict.fromkeys(
+        (signal.SIGABRT, signal.SIGILL, signal.SIGFPE),
+        "native code gave up: look at the last native library that was called",
+    ),
+    signal.SIGTERM: f"the engine, as it was stopped, {_BY_SOMEBODY}",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,13 +177,10 @@ def _killed(number: int, how: str, facts: Facts) -> Cause:
         name = signal.Signals(number).name
     except ValueError:
         name = "unknown"
-    who = "somebody on this machine or the code itself"
-    if number == signal.SIGTERM:
-        who = "the engine, as it was stopped, somebody on this machine or the code itself"
     return Cause(
         name="KernelKilled",
         reason=f"the kernel was killed by signal {number} ({name}), {how}{_refused(facts)}.",
-        remedy=f"Variables are lost; {who} sent it.",
+        remedy=f"Variables are lost; {_SENT.get(number, _BY_SOMEBODY)}.",
         exit_code=128 + number,
     )
 

@@ -35,6 +35,7 @@ class Ending:
         self._warden = warden
         self._verdict: dict[str, Any] | None = None
         self._crashed = False
+        self._engine_gone = False
 
     def fail(self, error: SandboxError) -> None:
         """The start failed: tell whoever claimed, or is about to."""
@@ -48,6 +49,7 @@ class Ending:
 
     def die(self, cause: Cause, *, expected: bool = False) -> None:
         """The kernel is over: tell the cell that was running, then the owners."""
+        from kernel_provider.warden.death import ENGINE_GONE  # noqa: PLC0415
         from kernel_provider.warden.lastwords import LastWords, compose  # noqa: PLC0415
 
         relay = self._warden.relay
@@ -56,6 +58,7 @@ class Ending:
         request = relay.running()
         self._begin(_died(cause, expected=expected, subscribers=relay.subscribers()))
         relay.close_listeners()
+        self._engine_gone = cause.name == ENGINE_GONE.name
         if not expected:
             self._note(cause)
         if expected or request is None:
@@ -113,8 +116,9 @@ class Ending:
             if warden.sandbox.end():
                 warden.owners.say({"event": "stopped", "subscribers": subscribers})
         gone = self._remove()
-        if gone and warden.sandbox is not None and warden.sandbox.left is not None:
-            warden.owners.say({"event": "trouble", "text": str(warden.sandbox.left)})
+        left = warden.sandbox.left if warden.sandbox is not None else None
+        if gone and left is not None and not self._engine_gone:  # of which that is a part
+            warden.owners.say({"event": "trouble", "text": str(left)})
         warden.owners.say({"event": "gone", "clean": gone, "subscribers": subscribers})
         warden.loop.stop()
 

@@ -140,17 +140,14 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="three rounds instead of 15")
     parser.add_argument("--output", type=Path, default=Path("out/bench.json"))
     parser.add_argument("--warm", action="store_true", help="parked sandboxes only")
-    parser.add_argument("--flags", action="store_true", help="what each hardening flag costs")
     parser.add_argument(
         "--timeline", action="store_true", help="only where the time of a launch goes, step by step"
     )
+    parser.add_argument("--flags", action="store_true", help="what each hardening flag costs")
     args = parser.parse_args()
     rounds = 3 if args.quick else 15
-    if args.flags:
-        flags.table(rounds)
-        return 0
-    if args.timeline:
-        timeline.print_timeline(rounds)
+    if args.timeline or args.flags:
+        (timeline.print_timeline if args.timeline else flags.table)(rounds)
         return 0
     args.output.parent.mkdir(exist_ok=True)
     rows = warm_rows(rounds, args.output.parent.resolve())

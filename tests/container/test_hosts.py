@@ -21,7 +21,7 @@ from sandboxes import session_of, until, value
 
 from kernel_provider.commands import ps
 from kernel_provider.engines.docker import DockerEngine, find_socket
-from kernel_provider.errors import StartError
+from kernel_provider.errors import EngineError
 from kernel_provider.policy import KernelPolicy
 from kernel_provider.pool import hand
 from kernel_provider.recipe import Recipe
@@ -46,34 +46,27 @@ def narrow(proxy: EngineProxy) -> EngineProxy:
 def test_everything_works_through_a_proxy_that_allows_the_documented_calls(
     narrow: EngineProxy,
 ) -> None:
-    """Start, interrupt, restart, death, a failed start, ps, prune, a parked one: no refusal."""
+    """Start, signal, death, restart, ps, prune, a parked one: no call is refused."""
     with kernel() as (km, client):
-        run(client, "kept = 1")
-        session_of(km).signal(signal.SIGINT)
+        session_of(km).signal(signal.SIGURG)  # which Python does not mind
         assert until(lambda: "POST /containers/ID/kill" in narrow.calls, 20)
-        km.restart_kernel()
-        client.wait_for_ready(timeout=30)
-        assert run(client, "kept").error["ename"] == "NameError"
         assert run_to_death(client, "import os; os._exit(3)").error["ename"] == "KernelExited"
         km.restart_kernel(now=True)
         client.wait_for_ready(timeout=30)
         assert session_of(km).container in {row.name for row in ps.look(DockerEngine(narrow.path))}
         prune(os.environ)
-    with pytest.raises(StartError):
-        manager({"preload": ["none_such"]}).start_kernel()
     recipe = Recipe(policy=KernelPolicy(preload=("json",)), address=find_socket(os.environ))
     hand.park(recipe, "test", os.environ)
     with started(manager({"preload": ["json"]})) as client:
         assert value(client, "import sys; 'json' in sys.modules") is True
     assert not hand.look(os.environ)
-    refused = set(narrow.calls) - narrow.allowed
-    assert not refused
+    assert set(narrow.calls) <= narrow.allowed
 
 
 def test_the_proxy_does_refuse(narrow: EngineProxy) -> None:
     """The control: without START nothing starts, and the refusal is told."""
     narrow.allowed -= {"POST /containers/ID/start"}
-    with pytest.raises(Exception, match="the proxy refuses POST /containers/ID/start"):
+    with pytest.raises(EngineError, match="the proxy refuses POST /containers/ID/start"):
         manager().start_kernel()
 
 

@@ -188,7 +188,7 @@ def test_what_this_process_kept_serves_it(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(keeper, "QUIET", 0.2)
     kept = Keeper(os.environ, ceiling=8 << 30)
     try:
-        for number in range(4):
+        for number in range(3):
             kept.want(recipe(), "test")
             assert until(lambda: len(lying()) == 1, 30)
             (entry,) = lying()

@@ -55,6 +55,8 @@ def facts(  # noqa: PLR0913  each is a fact of its own
         (facts(-11), "SegmentationFault", 139, "SIGSEGV"),
         (facts(None, engine=139), "SegmentationFault", 139, "SIGSEGV"),
         (facts(-6), "KernelKilled", 134, "SIGABRT"),
+        (facts(-4), "KernelKilled", 132, "native code gave up"),
+        (facts(-1), "KernelKilled", 129, "somebody on this machine"),
         (facts(-99), "KernelKilled", 227, "signal 99"),
         (facts(0), "KernelExited", 0, "exit code 0"),
         (facts(3), "KernelExited", 3, "exit code 3"),

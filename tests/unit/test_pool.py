@@ -1,10 +1,13 @@
 """How many are parked, and how they are taken."""
 
+import os
 import threading
 from pathlib import Path
 
 import pytest
 
+from kernel_provider.errors import ConfigError
+from kernel_provider.pool.keeper import CEILING_VARIABLE, memory_ceiling
 from kernel_provider.pool.plan import Want, plan
 from kernel_provider.warden import shelf
 from kernel_provider.warden.shelf import Entry
@@ -108,3 +111,12 @@ def test_rubbish_is_no_entry(tmp_path: Path) -> None:
     (tmp_path / "p.d1.w-2").write_text('{"folder": 1}')
     assert shelf.entries(str(tmp_path)) == ()
     assert shelf.take(str(tmp_path / "no"), "d1") is None
+
+
+def test_how_much_may_be_parked_in_all() -> None:
+    """A quarter of the machine's memory, or what is told; nonsense is an error, not infinity."""
+    assert GIB // 8 < memory_ceiling({}) < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert memory_ceiling({CEILING_VARIABLE: "2 GiB"}) == 2 * GIB
+    assert memory_ceiling({CEILING_VARIABLE: "0"}) == 0
+    with pytest.raises(ConfigError, match="EXECUTOR_ML_MAX_POOL_MEMORY"):
+        memory_ceiling({CEILING_VARIABLE: "much"})

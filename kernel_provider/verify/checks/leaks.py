@@ -1,6 +1,7 @@
 """Nothing of the host is told inside, and no secret of the kernel's outside."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +27,7 @@ def _paths(report: Any, look: Look) -> list[str]:
         f"{name} in {place}"
         for place, text in report.items()
         for name in look.host_names()
-        if name in text
+        if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text)
     )
 
 

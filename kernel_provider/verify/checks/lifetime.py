@@ -8,10 +8,6 @@ from kernel_provider.verify.look import Look
 from kernel_provider.verify.model import Check, Judge, Verdict, Where, verdict
 from kernel_provider.warden import cgroup
 
-KILLED_WITHIN: Final = 10.0
-"""Seconds until nothing is left of a sandbox that was stopped; it takes one on a machine
-that has nothing else to do."""
-
 
 def _counted(report: Any, look: Look) -> Verdict:
     inside = len(look.group.processes())
@@ -53,8 +49,9 @@ def _warden(_report: Any, look: Look) -> Verdict:
 
 
 def _soon(_report: Any, look: Look) -> Verdict:
-    held = not look.alive() and look.ending < KILLED_WITHIN
-    return verdict(held, f"nothing was left after {look.ending:.1f} s")
+    left = look.alive()
+    told = f"{len(left)} processes were" if left else "nothing was"
+    return verdict(not left, f"{told} left after {look.ending:.1f} s")
 
 
 _LEAVE = """

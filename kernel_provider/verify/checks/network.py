@@ -153,7 +153,7 @@ def reach(family, address):
 report = tell({"IPv4": lambda: reach(2, "169.254.169.254"),
                "IPv6": lambda: reach(10, "fd00:ec2::254")})
 """,
-        judge=refused(*NO_FAMILY, "ENETUNREACH"),
+        judge=refused(*NO_FAMILY, "ENETUNREACH", "EADDRNOTAVAIL"),
     ),
     Check(
         name="interfaces",
