@@ -226,3 +226,13 @@ def test_nbval_gives_a_local_kernels_verdicts(tools: Path, tmp_path: Path) -> No
         "PASSED notebook.ipynb::Cell 0",
         "PASSED notebook.ipynb::Cell 3",
     ]
+
+
+@pytest.mark.soak
+def test_nbval_ends_when_a_dead_kernels_cell_is_out_of_time(tools: Path, tmp_path: Path) -> None:
+    """It does not look before, with either kernel; the time named on the page bounds it."""
+    cells = [nbformat.v4.new_code_cell("import os; os._exit(7)"), nbformat.v4.new_code_cell("1")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "notebook.ipynb")
+    ours, theirs = (verdicts(tmp_path, tools, kernel) for kernel in ("executor-ml", LOCAL))
+    assert ours == theirs
+    assert ours == (1, ["XFAIL notebook.ipynb::Cell 1", "FAILED notebook.ipynb::Cell 0"])
