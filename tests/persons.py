@@ -14,11 +14,13 @@ from typing import Final
 
 import nbformat
 from proxy import EngineProxy, proxied
+from sandboxes import until
 from servers import Server, serving
 
 from kernel_provider.engines.docker import find_socket
 from kernel_provider.folders import RUNTIME_VARIABLE
 from kernel_provider.kernelspecs import PROVISIONER
+from kernel_provider.pool.keeper import CEILING_VARIABLE
 
 COMMAND: Final = Path(sys.executable).with_name("executor-ml")
 ROOT: Final = os.geteuid() == 0
@@ -123,6 +125,10 @@ class Person:
         nbformat.write(book, self.folder / "n.ipynb")
         return "n.ipynb"
 
+    def left(self) -> set[str]:
+        """What lies in the folder for sockets, but for what is kept there on purpose."""
+        return {path.name for path in self.runtime.iterdir()} - {"uids", "deaths"}
+
     def own(self, folder: Path) -> Path:
         """Make a folder that nobody else may enter."""
         folder.mkdir(mode=0o700)
@@ -151,6 +157,7 @@ def person(environ: Mapping[str, str]) -> Iterator[Person]:
         "JUPYTER_DATA_DIR": f"{folder}/data",
         "JUPYTER_RUNTIME_DIR": f"{folder}/jupyter",
         "IPYTHONDIR": f"{folder}/ipython",
+        CEILING_VARIABLE: "0",  # what is left is looked at: nothing is parked beside it
         **environ,
     }
     try:
@@ -161,8 +168,9 @@ def person(environ: Mapping[str, str]) -> Iterator[Person]:
                 made.own(made.runtime)
                 made.usual_engine()
                 yield made
-            left = {path.name for path in made.runtime.iterdir()} - {"uids"}
+            gone = until(lambda: not made.left(), 10)
+            left = made.left()
             assert made.types("prune").code == 0
-        assert not left, f"left in the folder for sockets: {left}"
+        assert gone, f"left in the folder for sockets: {left}"
     finally:
         shutil.rmtree(folder)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Final
 
-from kernel_provider.errors import RuntimeFolderError, SandboxError, StaleError
+from kernel_provider.errors import SandboxError, StaleError, of_runtime_folder
 from kernel_provider.warden import shelf
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ class Parking:
         try:
             shelf.put(entry)
         except OSError as error:
-            reason = error.strerror or "unusable"
-            warden.ending.fail(RuntimeFolderError(path=warden.order.folder, reason=reason))
+            root = os.path.dirname(warden.order.folder)
+            warden.ending.fail(of_runtime_folder(root, error))
             return
         warden.owners.say({"event": "parked"})
         warden.loop.after(wish.ttl, self._outlived)

@@ -491,11 +491,12 @@ def test_a_console_is_as_told(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["--kernel", "executor-ml", "--simple-prompt"]
     console = pexpect.spawn(str(BIN / "jupyter-console"), arguments, timeout=60)
     try:
+        console.expect(r"In \[1\]: ")
         for typed_line, seen in (
-            ('name = input("Who? ")', r"Who\? "),
+            ('name = input("Who" + "? ")', r"Who\? "),  # no pattern matches what is echoed
             ("Ada", r"In \[2\]: "),
             ("print('hello', name)", "hello Ada"),
-            ("!ls /models && echo listed", "listed"),
+            ("!ls /models && echo listed", r"\nlisted"),
             ("print('busy'); import time; time.sleep(60)", r"busy\r"),
         ):
             console.sendline(typed_line)

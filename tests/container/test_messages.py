@@ -359,8 +359,8 @@ def test_wherever_the_disk_for_sockets_gets_full() -> None:
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether nothing is left; a warden takes a moment."""
-    return not list(folder.iterdir())
+    """Whether nothing is left but the memo of uids; a warden takes a moment."""
+    return all(path.name == "uids" for path in folder.iterdir())
 
 
 async def start(environ: Mapping[str, str]) -> None:
@@ -379,8 +379,8 @@ async def start(environ: Mapping[str, str]) -> None:
 def test_an_engine_that_goes_while_a_kernel_runs(somebody: Person) -> None:
     """Cells go on; what is missed in the end is told by the log and the command alike.
 
-    A restart fails in the words of any start without an engine. The server's answer is its
-    own for every restart that fails. That memory is no multiple of a page changes nothing.
+    A restart fails in the words of any start without an engine; to the server it has
+    succeeded, and cells tell them. That memory is no multiple of a page changes nothing.
     """
     server = somebody.server
     with somebody.kernelspec(NAME, {"memory": 512 * MIB + 1}):
@@ -389,8 +389,7 @@ def test_an_engine_that_goes_while_a_kernel_runs(somebody: Person) -> None:
         kernel = f"/api/kernels/{json.loads(body)['kernel']['id']}"
         before = len(plain(server.log))
         with somebody.engine_at(None):
-            status, body = server.ask("POST", f"{kernel}/restart")
-        assert (status, json.loads(body)["message"]) == (500, "Exception restarting kernel")
+            assert server.ask("POST", f"{kernel}/restart")[0] == 200
         assert server.ask("DELETE", kernel)[0] == 204
         logged = plain(server.log)[before:]
         ran = run_while_the_engine_goes(somebody)
