@@ -71,12 +71,21 @@ def persons_folder(folder: Path) -> Path:
     return folder
 
 
-def typed(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command as typed in a folder; programs of this environment come first."""
+def typed(
+    command: str, folder: Path, *, beside: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command as typed in a folder; programs of this environment come first.
+
+    ``beside`` is a folder of packages, as if they were installed as well.
+    """
     program, *words = shlex.split(command)
-    found = shutil.which(program, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    assert found, f"{program} is not installed"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environ = {**os.environ}
+    if beside is not None:
+        path = f"{beside / 'bin'}:{path}"
+        environ |= {"PATH": path, "PYTHONPATH": str(beside)}
+    found = shutil.which(program, path=path)
+    assert found, f"{program} is not installed"
     if program == "docker":
         environ["DOCKER_HOST"] = f"unix://{find_socket(os.environ)}"
     return subprocess.run(

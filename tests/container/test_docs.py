@@ -58,6 +58,7 @@ MIB = 1 << 20
 PAGES = (
     "admin",
     "console",
+    "grading",
     "images",
     "jupyterlab",
     "papermill",
@@ -78,6 +79,10 @@ SHOWN_ELSEWHERE = {
     "executor-ml verify": "test_verify.py does so, once for all",
     "executor-ml verify --kernel executor-ml --json": "the same",
     "executor-ml build --base IMAGE": "IMAGE stands for a name",
+    **dict.fromkeys(
+        commands(read("docs/grading.md")),
+        "test_grading.py does so, in a course and with the tools beside .venv",
+    ),
 }
 
 INSTEAD = {"executor-ml:before": "executor-ml-docs:before"}
