@@ -288,7 +288,7 @@ def test_the_same_words_everywhere(
     same(told, logged, ran, situation.error)
     if situation.error is StartError:
         assert "; its last words: " in told
-        assert "encodings" in told
+        assert "invalid PYTHONUTF8" in told
 
 
 def test_too_long_a_path_is_told_in_the_same_words(somebody: Person) -> None:
