@@ -163,7 +163,9 @@ def person(environ: Mapping[str, str]) -> Iterator[Person]:
     try:
         give(folder)
         with proxied(find_socket(os.environ), everybody=True) as proxy:
-            with serving(folder, environ=own, prefix=AS_PERSON) as server:
+            # killed: SIGTERM does not end every server in which a start has failed, since
+            # jupyter_client goes on counting such a kernel as pending
+            with serving(folder, environ=own, prefix=AS_PERSON, kill=True) as server:
                 made = Person(folder=folder, environ=own, server=server, proxy=proxy)
                 made.own(made.runtime)
                 made.usual_engine()

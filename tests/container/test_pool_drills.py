@@ -241,17 +241,19 @@ def second_engine(
         pytest.skip("only root can start an engine, and dockerd must be installed")
     home = EngineHome(data=tmp_path / "data", run=own_folders / "engine")
     engine_host.start(home)
-    save_image = ["docker", "-H", f"unix://{find_socket(os.environ)}", "save", image]
-    with subprocess.Popen(save_image, stdout=subprocess.PIPE) as save:
-        load = ["docker", "-H", f"unix://{home.socket}", "load", "-q"]
-        subprocess.run(load, stdin=save.stdout, check=True)
-    monkeypatch.setenv("DOCKER_HOST", f"unix://{home.socket}")
-    yield home
-    for _ in hand.end(os.environ, None):
-        pass
-    engine_host.stop(home)
-    shutil.rmtree(home.run)
-    shutil.rmtree(home.data)
+    try:
+        save_image = ["docker", "-H", f"unix://{find_socket(os.environ)}", "save", image]
+        with subprocess.Popen(save_image, stdout=subprocess.PIPE) as save:
+            load = ["docker", "-H", f"unix://{home.socket}", "load", "-q"]
+            subprocess.run(load, stdin=save.stdout, check=True)
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{home.socket}")
+        yield home
+        for _ in hand.end(os.environ, None):
+            pass
+    finally:
+        engine_host.stop(home)
+        shutil.rmtree(home.run)
+        shutil.rmtree(home.data)
 
 
 @pytest.mark.soak
