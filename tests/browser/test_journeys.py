@@ -139,6 +139,7 @@ def test_a_reload_finds_the_kernel_again(desk: Notebook) -> None:
     assert desk.run("here_before + 1").endswith("42")
 
 
+@pytest.mark.soak  # when the page tries again is its own affair: 1 of some 20 runs was late
 def test_a_server_out_of_reach_comes_back(desk: Notebook) -> None:
     """What a cell prints meanwhile is there when the network is."""
     cell = desk.start("import time\nprint('begun')\ntime.sleep(3)\nprint('done')")
