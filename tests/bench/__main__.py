@@ -102,15 +102,14 @@ def warm_rows(rounds: int, scratch: Path) -> list[Row]:
             else warm.first_result(warm.local(local), other or code)
         )
 
-    few = max(3, rounds // 2)
     there, here = (warm.PIPELINE.format(model=str(m)) for m in ("/models/tiny", model))
     return [
         paired("warm: launch to first result", compare({}, "6 * 7"), rounds=rounds, bar=0.10),
-        paired("warm: " + warm.IMPORTS, compare({}, warm.IMPORTS, python), rounds=few, bar=0.02),
+        paired("warm: " + warm.IMPORTS, compare({}, warm.IMPORTS, python), rounds=rounds, bar=0.02),
         paired(
             "warm: first pipeline of a tiny model",
             compare(inside, there, python, here),
-            rounds=few,
+            rounds=rounds,
             bar=0.15,
         ),
         _at_once(max(2, rounds // 5)),
