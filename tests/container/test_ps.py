@@ -44,7 +44,7 @@ def test_a_busy_sandbox_is_told_as_it_is(
     assert (row["memory_limit"], row["pids_limit"]) == (512 * MIB, 128)
     assert 20 * MIB < row["memory"] <= row["memory_peak"] <= 512 * MIB
     assert 0.02 < row["cpu"] < 1.6, "0.5 where nothing else wants a processor; idle: 0.0003"
-    assert row["throttled"] > 0
+    assert row["cpu"] < 0.8 or row["throttled"] > 0, "held back at its limit only"
     assert row["pids"] > 3
     assert 0 < row["age"] < 600
 
