@@ -64,6 +64,7 @@ PAGES = (
     "papermill",
     "pool",
     "run",
+    "servers",
     "threat-model",
     "troubleshooting",
     "upgrade",
@@ -79,6 +80,10 @@ SHOWN_ELSEWHERE = {
     "executor-ml verify": "test_verify.py does so, once for all",
     "executor-ml verify --kernel executor-ml --json": "the same",
     "executor-ml build --base IMAGE": "IMAGE stands for a name",
+    **dict.fromkeys(
+        commands(read("docs/servers.md")),
+        "test_servers.py and test_proxy.py do so, with the servers beside .venv",
+    ),
     **dict.fromkeys(
         commands(read("docs/grading.md")),
         "test_grading.py does so, in a course and with the tools beside .venv",
