@@ -237,6 +237,7 @@ def display_name_of(policy: KernelPolicy) -> str:
     memory, cpus = show("memory", policy.memory), show("cpus", policy.cpus)
     rest = [] if policy.image == KernelPolicy().image else [policy.image]
     rest += [label.removesuffix("@main") for label in policy.models]
+    rest += ["loopback"] * bool(policy.loopback)
     return f"Python (ML sandbox, {', '.join([memory, f'{cpus} CPU', 'offline', *rest])})"
 
 
@@ -256,7 +257,7 @@ def kernel_json(request: Request, policy: KernelPolicy, display_name: str) -> di
         "language": "python",
         "interrupt_mode": "message",
         "metadata": {
-            "debugger": False,
+            "debugger": bool(policy.loopback),  # JupyterLab's, which talks TCP to itself
             "kernel_provisioner": {
                 "provisioner_name": kernelspecs.PROVISIONER,
                 "config": {**config, **plain},

@@ -1,58 +1,34 @@
 """What people do with a kernel in JupyterLab, from its start to its end."""
 
-import json
-import os
 import re
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import docker
 import pytest
 from jupyter_client.kernelspec import KernelSpecManager
-from kernels import KERNEL
-from labs import Notebook, accept, cards, choose, dialog, open_notebook, output, prompt
-from playwright.sync_api import Browser, Page, TimeoutError, expect  # noqa: A004
+from lab_servers import Lab, kernelspec
+from labs import (
+    Notebook,
+    cards,
+    choose,
+    dialog,
+    open_notebook,
+    output,
+    prompt,
+    restart,
+    shoot,
+)
+from lines import line_to
+from playwright.sync_api import Page, TimeoutError, expect  # noqa: A004
 
 pytestmark = [pytest.mark.browser, pytest.mark.container]
 Shot = Callable[[str], None]
 HOST = "import socket; print(socket.gethostname())"
-
-
-@contextmanager
-def kernelspec(name: str, display_name: str, config: dict[str, Any]) -> Iterator[str]:
-    """A kernelspec of a user's own; its display name."""
-    spec: dict[str, Any] = KernelSpecManager().get_kernel_spec(KERNEL).to_dict()
-    spec["display_name"] = display_name
-    spec["metadata"]["kernel_provisioner"]["config"] = config
-    folder = Path(os.environ["JUPYTER_DATA_DIR"], "kernels", name)
-    folder.mkdir(parents=True)
-    (folder / "kernel.json").write_text(json.dumps(spec))
-    yield display_name
-    shutil.rmtree(folder)
-
-
-def restart(page: Page, notebook: Notebook, *, button: str = "restart") -> None:
-    """Press the toolbar's button and say yes."""
-    notebook.button(button).click()
-    accept(dialog(page, "Restart Kernel?"))
+PRINTS = "import time\nfor word in ('begun', 'meanwhile', 'done'): print(word); time.sleep(1)"
 
 
 # --- in one notebook, that stays open -----------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def desk(lab: Any, browser: Browser, image: str) -> Iterator[Notebook]:
-    """A notebook for the tests that do not harm it; they come first in this file."""
-    assert image
-    context = browser.new_context(viewport={"width": 1200, "height": 750})
-    page = context.new_page()
-    page.set_default_timeout(20_000)
-    name = str(KernelSpecManager().get_kernel_spec(KERNEL).display_name)
-    yield open_notebook(page, lab.page_url(), name)
-    context.close()
 
 
 def test_pictures_pages_and_tables(desk: Notebook) -> None:
@@ -72,6 +48,22 @@ display(Markdown("**bold words**"), Latex("$x^2$"))
     expect(found.locator("#many tr")).to_have_count(2000)
     expect(found.locator("strong", has_text="bold words")).to_be_visible()
     expect(found.locator("mjx-container")).to_be_visible()
+
+
+def test_a_large_table(desk: Notebook) -> None:
+    """Pandas shows both ends of it, or all of it where that is asked; it scrolls sideways."""
+    made = "import pandas as pd\ntable = pd.DataFrame({f'c{n}': range(500) for n in range(30)})\n"
+    found = output(desk.start(f"{made}table"))
+    expect(found).to_contain_text(re.compile("500 rows . 30 columns"))
+    expect(found.locator("tbody tr")).to_have_count(11)
+    whole = "with pd.option_context('display.max_rows', None, 'display.max_columns', None):\n"
+    found = output(desk.start(f"{whole}    display(table)"))
+    expect(found.locator("tbody tr")).to_have_count(500)
+    expect(found.locator("tbody tr").last).to_contain_text("499")
+    wide = found.locator(".jp-RenderedHTMLCommon").first
+    assert wide.evaluate("page => page.scrollWidth > page.clientWidth")
+    shoot(desk.page, "20-table")
+    desk.run("del table")
 
 
 def test_progress_is_shown_in_one_line(desk: Notebook) -> None:
@@ -115,6 +107,7 @@ def test_names_are_completed_and_explained(desk: Notebook) -> None:
         expect(cell.locator(".cm-content")).to_have_text("math.sqrt")
         desk.page.keyboard.press("Shift+Tab")
         expect(desk.page.locator(".jp-Tooltip")).to_contain_text("square root")
+        shoot(desk.page, "19-tooltip")
         desk.page.keyboard.press("Escape")
     finally:
         cell.locator(".cm-content").fill("")
@@ -139,23 +132,11 @@ def test_a_reload_finds_the_kernel_again(desk: Notebook) -> None:
     assert desk.run("here_before + 1").endswith("42")
 
 
-@pytest.mark.soak  # when the page tries again is its own affair: 1 of some 20 runs was late
-def test_a_server_out_of_reach_comes_back(desk: Notebook) -> None:
-    """What a cell prints meanwhile is there when the network is."""
-    cell = desk.start("import time\nprint('begun')\ntime.sleep(3)\nprint('done')")
-    expect(output(cell)).to_contain_text("begun")
-    desk.page.context.set_offline(offline=True)
-    desk.page.wait_for_timeout(1000)
-    desk.page.context.set_offline(offline=False)
-    expect(output(cell)).to_contain_text("done")
-    assert desk.run("6 * 7").endswith("42")
-
-
 # --- with kernels of their own ------------------------------------------------------------
 
 
 def test_a_restart_that_fails_is_explained_in_the_cells(
-    page: Page, lab: Any, tmp_path: Path, shot: Shot
+    page: Page, lab: Lab, tmp_path: Path, shot: Shot
 ) -> None:
     """JupyterLab itself says nothing; mended and restarted, work goes on."""
     data = tmp_path / "data"
@@ -214,7 +195,7 @@ def test_change_of_kernel(page: Page, notebook: Notebook, display_name: str, sho
 
 
 @pytest.mark.soak
-def test_a_console(page: Page, lab: Any, display_name: str, shot: Shot) -> None:
+def test_a_console(page: Page, lab: Lab, display_name: str, shot: Shot) -> None:
     """The other card of the launcher: lines are run in a sandbox, one after the other."""
     page.goto(lab.page_url())
     cards(page, display_name).nth(1).click()
@@ -233,70 +214,68 @@ def test_a_console(page: Page, lab: Any, display_name: str, shot: Shot) -> None:
 def test_two_notebooks_side_by_side(
     page: Page, notebook: Notebook, display_name: str, shot: Shot
 ) -> None:
-    """Each has its own sandbox, and sees nothing of the other's."""
-    first = notebook.run("import os; shared = 1; print(os.getuid())")
+    """Each has its own sandbox, sees nothing of the other's, and waits for nobody."""
+    uid = "import os; print(os.getuid(), 'shared' in globals())"
+    first = notebook.run(f"shared = 1; {uid}").split()
     page.locator("jp-button[title^='New Launcher']").first.click()
     cards(page, display_name).first.click()
     expect(notebook.cells).to_have_count(1)
     expect(notebook.panel.locator(".jp-Toolbar-kernelName")).to_have_text(display_name)
     notebook.wait_idle()
-    second = notebook.run("import os; print(os.getuid(), 'shared' in globals())").strip()
-    assert second.endswith(" False")
-    assert second != f"{first.strip()} False"
+    beside(page)
+    panels = page.locator(".jp-NotebookPanel:visible")
+    expect(panels).to_have_count(2)
+    left, right = (Notebook(page, panels.nth(number)) for number in (0, 1))
+    if left.cells.count() == 1:
+        left, right = right, left
+    busy = left.start("print('busy')\nwhile True: pass")
+    expect(output(busy)).to_contain_text("busy")
+    second = right.run(uid).split()
     shot("12-two")
+    assert (first[1], second[1]) == ("True", "False")
+    assert first[0] != second[0]
+    expect(prompt(busy)).to_have_text("[*]:")
+    left.button("interrupt").click()
+    expect(output(busy)).to_contain_text("KeyboardInterrupt")
 
 
-FAILURES: dict[str, tuple[dict[str, Any], str]] = {
-    "image": ({"image": "no-such:1"}, "the image no-such:1 is not on this machine"),
-    "machine": ({"cpus": 4096}, "cpus = 4096 is more than this machine has"),
-    "model": ({"models": ["no/such-model"]}, "no/such-model"),
-}
+def beside(page: Page) -> None:
+    """Drag the tab in front to the right edge: both notebooks are seen."""
+    tab = page.locator(".lm-DockPanel-tabBar .lm-mod-current").first.bounding_box()
+    area = page.locator("#jp-main-dock-panel").bounding_box()
+    assert tab is not None
+    assert area is not None
+    page.mouse.move(tab["x"] + 40, tab["y"] + 10)
+    page.mouse.down()
+    page.mouse.move(area["x"] + area["width"] - 20, area["y"] + area["height"] / 2, steps=20)
+    page.mouse.up()
 
 
-@pytest.mark.soak
-@pytest.mark.parametrize("what", FAILURES)
-def test_why_it_cannot_start_is_in_the_dialog(page: Page, lab: Any, what: str, shot: Shot) -> None:
-    """The first line tells what, the second what to do."""
-    config, reason = FAILURES[what]
-    with kernelspec(f"lost-{what}", f"Lost {what}", config) as name:
-        page.goto(lab.page_url())
-        cards(page, name).first.click()
-        failed = dialog(page, "Error Starting Kernel")
-        expect(failed).to_be_visible()
-        summary, fix = failed.locator("pre").inner_text().strip().split("\n", 1)
-        assert reason in summary
-        assert fix.startswith("Fix: ")
-        shot(f"13-lost-{what}")
-
-
-DEATHS = {
-    "a segfault": ("import ctypes; ctypes.string_at(0)", "SegmentationFault"),
-    "its own doing": ("import os, time; time.sleep(1); os._exit(7)", "exit code 7"),
-}
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("what", DEATHS)
-def test_a_death_is_told_in_the_running_cell(page: Page, notebook: Notebook, what: str) -> None:
-    """By its cause; Jupyter starts another kernel, and work goes on."""
-    code, cause = DEATHS[what]
-    expect(output(notebook.start(code))).to_contain_text(cause)
-    accept(dialog(page, "Kernel Restarting"))
-    notebook.wait_restarted()
-    assert notebook.run("6 * 7").endswith("42")
-
-
-@pytest.mark.soak
-def test_a_kill_from_outside_is_told(
-    page: Page, notebook: Notebook, engine: docker.DockerClient, shot: Shot
+@pytest.mark.parametrize(
+    "seconds", [0, pytest.param(2, marks=pytest.mark.soak)], ids=["for a moment", "for longer"]
+)
+def test_a_network_that_drops_comes_back(
+    page: Page, lab: Lab, display_name: str, shot: Shot, seconds: int
 ) -> None:
-    """Somebody with the engine ended the container."""
-    uid = notebook.run("import os; print(os.getuid())").strip()
-    cell = notebook.start("print('busy')\nwhile True: pass")
-    expect(output(cell)).to_contain_text("busy")
-    engine.containers.get(f"executor-ml-{uid}").kill()
-    expect(output(cell)).to_contain_text("KernelKilled")
-    accept(dialog(page, "Kernel Restarting"))
-    notebook.wait_restarted()
-    assert notebook.run("6 * 7").endswith("42")
-    shot("14-killed")
+    """What a cell prints meanwhile is there when the page has found the server again.
+
+    It tries at once; where that fails, it waits 10 to 30 s before it asks for the kernel,
+    and says so in a dialog if something else missed the server as well.
+    """
+    closed = dialog(page, "Server Connection Error")
+    page.add_locator_handler(closed, lambda found: found.get_by_text("Close").click())
+    with line_to(lab.server.port) as line:
+        notebook = open_notebook(page, lab.page_url(port=line.port), display_name)
+        notebook.run("kept = 41")
+        cell = notebook.start(PRINTS)
+        expect(output(cell)).to_contain_text("begun")
+        line.cut()
+        page.wait_for_timeout(1000 * seconds)
+        if seconds:
+            notebook.wait_for("Connecting")
+            shot("11-network-gone")
+        line.mend()
+        expect(output(cell)).to_contain_text("done", timeout=60_000)
+        assert output(cell).inner_text().split() == ["begun", "meanwhile", "done"]
+        assert notebook.run("kept + 1").endswith("42")
+        shot(f"11-network-back-{seconds}")

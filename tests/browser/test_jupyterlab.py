@@ -4,15 +4,15 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import docker
 import pytest
-from jupyter_client.kernelspec import KernelSpecManager
 from kernels import KERNEL
-from labs import Notebook, accept, cards, dialog, output, prompt
+from lab_servers import Lab, kernelspec
+from labs import Notebook, accept, cards, dialog, output, prompt, restart
 from playwright.sync_api import Page, expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.container]
@@ -36,20 +36,7 @@ while True:
 MISSPELT = "misspelt"
 
 
-@pytest.fixture
-def misspelt() -> Iterator[str]:
-    """A kernelspec of a user's own with a setting that does not exist; its name."""
-    spec: dict[str, Any] = KernelSpecManager().get_kernel_spec(KERNEL).to_dict()
-    spec["display_name"] = "Misspelt"
-    spec["metadata"]["kernel_provisioner"]["config"] = {"memroy": "1g"}
-    folder = Path(os.environ["JUPYTER_DATA_DIR"], "kernels", MISSPELT)
-    folder.mkdir(parents=True)
-    (folder / "kernel.json").write_text(json.dumps(spec))
-    yield spec["display_name"]
-    shutil.rmtree(folder)
-
-
-def test_the_launcher_shows_our_cards(page: Page, lab: Any, display_name: str, shot: Shot) -> None:
+def test_the_launcher_shows_our_cards(page: Page, lab: Lab, display_name: str, shot: Shot) -> None:
     """Notebook and Console offer the kernel, by a name with its limits, with our logo."""
     assert re.fullmatch(r"Python \(ML sandbox, 512 MB, 0\.5 CPU, offline\)", display_name)
     page.goto(lab.page_url())
@@ -102,8 +89,7 @@ def test_interrupt_and_restart_by_the_toolbar(page: Page, notebook: Notebook, sh
     expect(output(cell)).to_contain_text("KeyboardInterrupt", timeout=5000)
     assert "1" in notebook.run("kept")
     shot("4-interrupted")
-    notebook.button("restart").click()
-    accept(dialog(page, "Restart Kernel?"))
+    restart(page, notebook)
     notebook.wait_idle()
     assert "NameError" in notebook.run("kept")
     shot("4-restarted")
@@ -125,14 +111,13 @@ def test_shutdown_by_the_menu_leaves_no_container(
     shot("4-shut-down")
 
 
-def test_a_failed_start_says_what_and_how_to_mend_it(
-    page: Page, lab: Any, misspelt: str, shot: Shot
-) -> None:
+def test_a_failed_start_says_what_and_how_to_mend_it(page: Page, lab: Lab, shot: Shot) -> None:
     """JupyterLab's own dialog shows our words: what first, then the remedy."""
-    page.goto(lab.page_url())
-    cards(page, misspelt).first.click()
-    failed = dialog(page, "Error Starting Kernel")
-    expect(failed).to_be_visible()
+    with kernelspec(MISSPELT, "Misspelt", {"memroy": "1g"}) as name:
+        page.goto(lab.page_url())
+        cards(page, name).first.click()
+        failed = dialog(page, "Error Starting Kernel")
+        expect(failed).to_be_visible()
     shot("5-failed-start")
     what, fix = failed.locator("pre").inner_text().strip().split("\n", 1)
     assert "'memroy'" in what
@@ -181,7 +166,7 @@ plt.plot(x, x.sin(), x, net(x).detach(), "--");""",
 
 
 def test_the_readme_picture(
-    page: Page, lab: Any, shot: Shot, request: pytest.FixtureRequest
+    page: Page, lab: Lab, shot: Shot, request: pytest.FixtureRequest
 ) -> None:
     """The notebook of the picture runs from a file; --picture saves docs/jupyterlab.png."""
     cells: list[dict[str, Any]] = [

@@ -1,9 +1,9 @@
 """What the outputs of a cell can do in the browser: the threat model's largest gap."""
 
 import re
-from typing import Any
 
 import pytest
+from lab_servers import Lab
 from playwright.sync_api import Page, expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.container]
@@ -18,7 +18,7 @@ fetch("/api/terminals", {method: "POST", headers}).then(answer => {
 </script>""")'''
 
 
-def test_a_script_in_an_output_acts_as_you(page: Page, lab: Any) -> None:
+def test_a_script_in_an_output_acts_as_you(page: Page, lab: Lab) -> None:
     """It opens a terminal on this machine, in a server with Jupyter's own settings."""
     page.goto(lab.page_url())
     page.locator('.jp-LauncherCard[title*="ML sandbox"]').first.click()
