@@ -178,11 +178,11 @@ def report(rows: Sequence[Row], memory: Mapping[str, int], output: Path) -> int:
 
 def browser_rows(rounds: int) -> list[Row]:
     """What a person sees in JupyterLab, with nothing parked and with one parked sandbox."""
-    import browser  # noqa: PLC0415  its tools are for machines with a browser
+    import clicks  # noqa: PLC0415  its tools are for machines with a browser
 
     found = []
     for kind, parks, bar in (("cold", False, 1.5), ("warm", True, 1.0)):
-        with browser.desk(parks=parks) as measure:
+        with clicks.desk(parks=parks) as measure:
             name = f"JupyterLab, {kind}: click to first result"
             found.append(paired(name, measure, rounds=rounds, bar=bar))
     return found

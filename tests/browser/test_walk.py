@@ -10,6 +10,7 @@ from typing import Any, Final
 import mistune
 import pytest
 from apng import Frame, join, look
+from lab_servers import Lab
 from labs import SCREENSHOTS, Notebook, accept, cards, dialog, output, prompt
 from pages import ROOT, read
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
@@ -108,7 +109,7 @@ def ran(cell: Locator) -> Locator:
 def test_a_newcomers_walk(
     context: BrowserContext,
     film: Film,
-    lab: Any,
+    lab: Lab,
     display_name: str,
     request: pytest.FixtureRequest,
 ) -> None:

@@ -71,7 +71,7 @@ def desk(*, parks: bool) -> Iterator[Measure]:
         folder.mkdir()
         with (
             patch.dict(os.environ, environ),
-            serving_lab(folder, Path(place), log=Path(place, "log")) as lab,
+            serving_lab(folder, Path(place)) as lab,
             chromium() as browser,
         ):
             window = browser.new_context(viewport={"width": 1200, "height": 750})
