@@ -50,7 +50,7 @@ class Ending:
     def die(self, cause: Cause, *, expected: bool = False) -> None:
         """The kernel is over: tell the cell that was running, then the owners."""
         from kernel_provider.warden.death import ENGINE_GONE  # noqa: PLC0415
-        from kernel_provider.warden.lastwords import LastWords, compose  # noqa: PLC0415
+        from kernel_provider.warden.lastwords import LastWords, answer, compose  # noqa: PLC0415
 
         relay = self._warden.relay
         if self.begun or relay is None:
@@ -65,6 +65,7 @@ class Ending:
             self.conclude()
             return
         words = compose(cause, request, self._warden.key)
+        answer(relay, cause, self._warden.key)
         LastWords(self._warden.loop, relay, words, self.conclude)
 
     def stop(self) -> None:

@@ -228,11 +228,33 @@ def test_nbval_gives_a_local_kernels_verdicts(tools: Path, tmp_path: Path) -> No
     ]
 
 
-@pytest.mark.soak
-def test_nbval_ends_when_a_dead_kernels_cell_is_out_of_time(tools: Path, tmp_path: Path) -> None:
-    """It does not look before, with either kernel; the time named on the page bounds it."""
-    cells = [nbformat.v4.new_code_cell("import os; os._exit(7)"), nbformat.v4.new_code_cell("1")]
+DEATHS = {
+    "killed": ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "KernelKilled"),
+    "exited": ("import os; os._exit(7)", "KernelExited"),
+    "memory": ("hold = []\nwhile True: hold.append(b'x' * (1 << 24))", "MemoryLimitExceeded"),
+}
+
+
+@pytest.mark.parametrize(
+    "death",
+    ["killed", *(pytest.param(name, marks=pytest.mark.soak) for name in ("exited", "memory"))],
+)
+def test_nbval_tells_a_dead_kernel_at_once(death: str, tools: Path, tmp_path: Path) -> None:
+    """Long before the cell's time is over, and with the cause; later cells find it dead.
+
+    nbval itself waits for a reply and looks at nothing else.
+    """
+    code, cause = DEATHS[death]
+    cells = [nbformat.v4.new_code_cell(code), nbformat.v4.new_code_cell("1")]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "notebook.ipynb")
-    ours, theirs = (verdicts(tmp_path, tools, kernel) for kernel in ("executor-ml", LOCAL))
-    assert ours == theirs
-    assert ours == (1, ["XFAIL notebook.ipynb::Cell 1", "FAILED notebook.ipynb::Cell 0"])
+    (command,) = commands(SECTIONS["nbval"])
+    options = "-rA -p no:cacheprovider --color=no --durations=0 -vv"
+    done = typed(f"{command} {options}", tmp_path, beside=tools)
+    assert done.returncode == 1
+    assert cause in done.stdout
+    ends = re.findall(r"^([A-Z]+) notebook.ipynb::Cell (\d)", done.stdout, re.MULTILINE)
+    assert sorted(ends) == [("FAILED", "0"), ("FAILED", "1")]
+    assert "Kernel dead on test start" in done.stdout
+    (took,) = re.findall(r"^([\d.]+)s call +notebook.ipynb::Cell 0", done.stdout, re.MULTILINE)
+    print(f"nbval told the death ({death}) after {took} s")
+    assert float(took) < 20, "of the cell's 60 s"
