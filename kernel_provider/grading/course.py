@@ -31,7 +31,6 @@ from kernel_provider.grading.model import CellResult, NotebookResult, Submission
 from kernel_provider.grading.sheet import (
     Sheet,
     Submission,
-    check_file,
     check_language,
     digest,
     items_of,
@@ -112,7 +111,7 @@ class NbgraderCourse:
             raise CourseError(
                 what=str(path),
                 reason="the course has no gradebook yet",
-                remedy=f"run in the course's folder: nbgrader generate_assignment {self.assignment}",
+                remedy=f"run in its folder: nbgrader generate_assignment {self.assignment}",
             )
 
     def _read_assignment(self) -> Assignment:
@@ -155,7 +154,7 @@ class NbgraderCourse:
         form = re.compile(self.directory.format_path(step, *parts, escape=True))
         left_out = set(filter(None, self.directory.student_id_exclude.split(",")))
         found = {}
-        for path in sorted(glob.glob(pattern)):
+        for path in sorted(glob.glob(pattern)):  # noqa: PTH207  an absolute pattern
             match = form.fullmatch(path)
             if match and Path(path).is_dir() and match["student"] not in left_out:
                 found[match["student"]] = Path(path)
@@ -209,11 +208,12 @@ class NbgraderCourse:
         exporter = self.exporter(self.converter.sanitize_preprocessors)
         try:
             text, _ = exporter.from_notebook_node(book, self.resources(submission, notebook.stem))
-            return nbformat.reads(text, as_version=4)
+            restored: NotebookNode = nbformat.reads(text, as_version=4)
         except Exception as error:  # whatever nbgrader meets in what a student wrote
             first = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST]
             reason = f"nbgrader cannot read it ({printable(first)})"
             raise SubmissionError(what=notebook.name, reason=reason) from error
+        return restored
 
     def exporter(self, preprocessors: list[Any]) -> Any:
         """nbgrader's, with these steps."""
@@ -322,7 +322,7 @@ def _converter(folder: Path, notes: Notes) -> Any:
 
 
 def mark(cell: NotebookNode, _points: float) -> float | None:
-    """nbgrader's points for an executed cell, had it not written on standard error.
+    """Nbgrader's points for an executed cell, had it not written on standard error.
 
     Warnings of libraries go there, and cost all points with nbgrader itself.
     """

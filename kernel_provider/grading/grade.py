@@ -87,6 +87,10 @@ def grade(request: GradeRequest, source: Source, watcher: Watcher) -> Outcome:
     return asyncio.run(_Run(request, source, watcher).go())
 
 
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 @dataclass(kw_only=True)
 class _Way:
     """One submission on its way."""
@@ -94,7 +98,7 @@ class _Way:
     submission: Submission
     journal: Journal
     began: float = field(default_factory=time.monotonic)
-    started: str = field(default_factory=lambda: _now())
+    started: str = field(default_factory=_now)
     sha256: str = ""
     total: int = 0
     max_score: float = 0.0
@@ -150,12 +154,15 @@ class _Run:
         self.watcher.told(Progress(student=student, state=State.WAITING))
         try:
             async with self.slots:
-                if self.wishes.stop is not None:
-                    raise StoppedError
+                self._check_stopped()
                 way = _Way(submission=submission, journal=Journal(self.request.grades / student))
                 await self._go(way)
         except StoppedError:
             self.watcher.told(Progress(student=student, state=State.STOPPED))
+
+    def _check_stopped(self) -> None:
+        if self.wishes.stop is not None:
+            raise StoppedError
 
     async def _go(self, way: _Way) -> None:
         """From its files to its gradebook."""
@@ -167,8 +174,11 @@ class _Run:
             await self._mark_all(way, past)
         except (GradesFolderError, OutputError, StoppedError):
             raise
-        except (SubmissionError, WorkspaceError) as error:
+        except SubmissionError as error:
             record = self._record(way, Verdict.BAD_SUBMISSION, cause=_words(error))
+        except WorkspaceError as error:
+            cause = f"its files cannot be copied into the sandbox: {error.data['reason']}"
+            record = self._record(way, Verdict.BAD_SUBMISSION, cause=cause)
         except SandboxError as error:
             record = self._record(way, Verdict.COULD_NOT_START, cause=_words(error))
         else:
@@ -340,7 +350,3 @@ def _laid_out(source: Source, submission: Submission, folder: Path) -> None:
 
 def _words(error: SandboxError) -> str:
     return str(error).partition("\nFix: ")[0]
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -144,7 +144,7 @@ def _write_points(
 def _write_comments(
     course: "NbgraderCourse", book: Any, student: str, name: str, executed: NotebookNode
 ) -> None:
-    """nbgrader's own: where nothing was filled in."""
+    """Nbgrader's own: where nothing was filled in."""
     from nbgrader import utils  # noqa: PLC0415  takes 1 s, optional
     from nbgrader.api import MissingEntry  # noqa: PLC0415  as above
 

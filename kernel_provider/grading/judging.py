@@ -13,6 +13,9 @@ OF_DEATHS: Final = {
 }
 """Deaths that have a verdict of their own."""
 
+AT_ONCE: Final = "a message of more than"
+"""What the relay says of a kernel that shows too much in one piece, which breaks its rules."""
+
 LOST: Final = ("EngineGone", "WardenFailed", "WardenLost", "SandboxLost")
 """Deaths that are not the code's doing: nothing is to be graded by them."""
 
@@ -52,6 +55,8 @@ def judge(
         return Verdict.TOO_MANY_PROCESSES, (
             f"the sandbox has room for {seen.pids} processes and threads, and the code wanted more."
         )
+    if death is not None and AT_ONCE in death.reason:
+        return Verdict.OUTPUT_LIMIT, report.message
     if death is not None:
         return OF_DEATHS.get(death.name, Verdict.KERNEL_DIED), report.message
     if seen.ended.code in OF_TIMES:

@@ -221,10 +221,7 @@ class Marker:
 
     async def _start(self, folder: Path) -> None:
         """Start a sandbox, and bring it to where the last one was."""
-        overrides = dict(self._rules.overrides)
-        if any(folder.iterdir()):
-            overrides["workspace"] = "copy"
-        kernel = Kernel(self._rules.kernel, overrides)
+        kernel = Kernel(self._rules.kernel, _with_workspace(self._rules.overrides, folder))
         book = copy.deepcopy(self._sheet.book)
         runner = Runner(kernel, book, wishes=self._wishes, tick=lambda: None)
         self._box = _Box(kernel, runner)
@@ -255,8 +252,8 @@ class Marker:
         box, self._box = self._box, None
         if box is not None:
             box.usage()
-            await box.kernel.end()
             self._peak = max(self._peak, box.peak)
+            await box.kernel.end()
 
     def _not_run(self, item: Item) -> CellResult:
         cell = self._sheet.book.cells[item.index]
@@ -318,8 +315,13 @@ def summed(name: str, cells: Sequence[CellResult]) -> NotebookResult:
 
 
 def _cause(cell: CellResult) -> str:
-    first = f"{cell.ename}: {cell.evalue}".strip(": ").partition("\n")[0]
-    return f"{cell.title}: {cell.cause or first}"
+    text = cell.cause or f"{cell.ename}: {cell.evalue}".strip(": ").partition("\n")[0]
+    return f"{cell.title}: {text}" if text else ""
+
+
+def _with_workspace(overrides: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """Settings that go with a folder: a copy of it, where something is in it."""
+    return {**overrides, "workspace": "copy"} if any(folder.iterdir()) else overrides
 
 
 def _report(item: Item) -> CellReport:

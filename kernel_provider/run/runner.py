@@ -9,9 +9,8 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 
@@ -22,6 +21,9 @@ from kernel_provider.run.kernel import Kernel
 from kernel_provider.run.model import CellReport, Ending, ExitCode, KernelProtocolError
 from kernel_provider.run.signals import Wishes
 from kernel_provider.run.text import duration
+
+if TYPE_CHECKING:
+    from nbclient import NotebookClient
 
 LOOK: Final = 0.05
 """Seconds between two looks."""
