@@ -18,6 +18,7 @@ from kernel_provider.grading.reports import lines, table, write_reports
 from kernel_provider.run.model import OutputError
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(60)).decode()
+MARKS = {"grade": True, "locked": True, "grade_id": "t1"}
 GOOD = record("ada", test_cell(1, "t1", Verdict.PASSED), test_cell(3, "t2", Verdict.FAILED))
 BAD = record("bob", verdict=Verdict.BAD_SUBMISSION, cause="it is no notebook")
 
@@ -66,7 +67,9 @@ def test_a_line_break_in_a_cause_makes_no_row() -> None:
 
 def test_all_of_it_is_written_and_written_over(tmp_path: Path) -> None:
     """With what was executed; a second time the same."""
-    book = nbformat.v4.new_notebook(cells=[code("x = 1"), code("assert x", printed("told"))])
+    book = nbformat.v4.new_notebook(
+        cells=[code("x = 1"), code("assert x", printed("told"), nbgrader=MARKS)]
+    )
     (tmp_path / "ada").mkdir()
     nbformat.write(book, tmp_path / "ada/problem.ipynb")
     for _ in range(2):
@@ -158,7 +161,9 @@ def test_pictures_are_pictures() -> None:
     large = displayed(image_png=base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(LARGEST)).decode())
     other = displayed(image_png=base64.b64encode(b"GIF89a").decode())
     cell = test_cell(0, "t1", Verdict.PASSED)
-    made = page(record("ada", cell), {"problem": [code("plot()", *many, large, other)]})
+    made = page(
+        record("ada", cell), {"problem": [code("plot()", *many, large, other, nbgrader=MARKS)]}
+    )
     sources = [value for name, value in Tags(made).attributes if name == "src"]
     assert sources == [f"data:image/png;base64,{PNG}"] * 3
     assert "a picture of 4.2 MB" in made
@@ -169,7 +174,8 @@ def test_of_a_long_output_there_is_start_and_end() -> None:
     """The rest is counted."""
     text = f"begin{'x' * LONGEST}end"
     made = page(
-        record("ada", test_cell(0, "t", Verdict.PASSED)), {"problem": [code("1", printed(text))]}
+        record("ada", test_cell(0, "t", Verdict.PASSED)),
+        {"problem": [code("1", printed(text), nbgrader=MARKS)]},
     )
     assert "begin" in made
     assert "end</pre>" in made
@@ -188,37 +194,34 @@ HIDDEN = "assert f(1) == 1\n### BEGIN HIDDEN TESTS\nassert f(2) == 4711\n### END
 
 
 @pytest.mark.parametrize(
-    "cell",
+    ("cell", "shown"),
     [
-        pytest.param(code(HIDDEN, raised("AssertionError", "4711")), id="marked in the source"),
         pytest.param(
-            code(
-                "assert f(1) == 1\nassert f(2) == 4711",
-                raised("AssertionError", "4711"),
-                executor_ml={"visible": "assert f(1) == 1"},
-            ),
-            id="marked by the grader",
+            code(HIDDEN, raised("AssertionError", "4711"), nbgrader=MARKS), True, id="in a course"
+        ),
+        pytest.param(
+            code("assert f(1) == 4711", raised("AssertionError", "4711")), False, id="plain tests"
         ),
     ],
 )
-def test_hidden_tests_stay_hidden(cell: nbformat.NotebookNode) -> None:
+def test_hidden_tests_stay_hidden(cell: nbformat.NotebookNode, *, shown: bool) -> None:
     """Their source, and outputs that could tell it; the name of an exception may be told."""
     result = test_cell(0, "t1", Verdict.FAILED, ename="AssertionError", evalue="4711")
     made = page(record("ada", result, cause="AssertionError: 4711"), {"problem": [cell]})
     assert "4711" not in made
-    assert "assert f(1) == 1" in made
+    assert ("assert f(1) == 1" in made) is shown
     assert "AssertionError" in made
 
 
 def test_an_exception_of_a_students_own_name_is_not_told_of_hidden_tests() -> None:
     """The name could be what the code found there."""
     result = test_cell(0, "t1", Verdict.ERROR, ename="Found4711", evalue="")
-    assert "4711" not in page(record("ada", result), {"problem": [code(HIDDEN)]})
+    assert "4711" not in page(record("ada", result), {"problem": [code(HIDDEN, nbgrader=MARKS)]})
 
 
 def test_visible_tests_show_what_went_wrong() -> None:
     """Source and traceback; without colour codes."""
-    cell = code("assert f(1) == 1", raised("AssertionError", "f(1) is 2"))
+    cell = code("assert f(1) == 1", raised("AssertionError", "f(1) is 2"), nbgrader=MARKS)
     assert visible(cell) == cell.source
     made = page(record("ada", test_cell(0, "t", Verdict.FAILED)), {"problem": [cell]})
     assert "AssertionError: f(1) is 2" in made
