@@ -404,7 +404,10 @@ def _submission(pupil: Pupil) -> NotebookNode:
 def _book(cells: Sequence[NotebookNode], spec: Mapping[str, str]) -> NotebookNode:
     for number, cell in enumerate(cells):
         cell["id"] = f"cell-{number}"
-    return nbformat.v4.new_notebook(cells=list(cells), metadata={"kernelspec": dict(spec)})
+    book: NotebookNode = nbformat.v4.new_notebook(
+        cells=list(cells), metadata={"kernelspec": dict(spec)}
+    )
+    return book
 
 
 def _answer(task: Task, source: str) -> NotebookNode:

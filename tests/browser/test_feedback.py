@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from grades import code, displayed, printed, raised, record, test_cell
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Dialog, Page
 
 from kernel_provider.grading.model import Verdict
 from kernel_provider.grading.page import page as feedback
@@ -35,6 +35,11 @@ class Watched:
     asked: list[str] = field(default_factory=list)
     dialogs: list[str] = field(default_factory=list)
 
+    def answer(self, dialog: Dialog) -> None:
+        """Note it, and let the page go on."""
+        self.dialogs.append(dialog.message)
+        dialog.accept()
+
 
 @pytest.fixture
 def watched(browser: Browser) -> Iterator[Watched]:
@@ -42,7 +47,7 @@ def watched(browser: Browser) -> Iterator[Watched]:
     context = browser.new_context(viewport={"width": 1000, "height": 1300})
     made = Watched(page=context.new_page())
     made.page.on("request", lambda request: made.asked.append(request.url))
-    made.page.on("dialog", lambda dialog: (made.dialogs.append(dialog.message), dialog.accept()))
+    made.page.on("dialog", made.answer)
     try:
         yield made
     finally:

@@ -151,38 +151,17 @@ def test_scores_are_a_local_kernels(tools: Path, tmp_path: Path) -> None:
     assert found == graders.scores(theirs, "ps1", tools)
 
 
-NBGRADERS_OWN = {
-    "timeout": {"timeout": 0.0},
-    "submitted-unchanged": {
-        "submitted-changed": 2.0,
-        "submitted-cheat-attempt": 1.0,
-        "submitted-cheat-attempt-alternative": 1.0,
-    },
-    "open_relative_file": {"open_relative_file": 10.0},
-}
-"""nbgrader's test notebooks: the source, and submissions with their points, seen with both."""
-
-
 @pytest.mark.soak
-@pytest.mark.parametrize("source", NBGRADERS_OWN)
+@pytest.mark.parametrize("source", graders.OWN)
 def test_nbgraders_own_test_notebooks_get_a_local_kernels_scores(
     source: str, tools: Path, tmp_path: Path
 ) -> None:
     """Time-outs, attempts to cheat, a file beside the notebook."""
-    own = tools / "nbgrader/tests/apps/files"
-    course = graders.sample_course(tmp_path / "course", tools)
-    books = {course / "source/ps2": source}
-    books |= {course / "submitted" / name / "ps2": name for name in NBGRADERS_OWN[source]}
-    for folder, name in books.items():
-        folder.mkdir(parents=True)
-        shutil.copy(own / f"{name}.ipynb", folder / "problem.ipynb")
-        shutil.copy(own / "data.txt", folder)
-    with (course / "nbgrader_config.py").open("a") as config:
-        config.write("c.Execute.timeout = 3\n")
+    course = graders.own_course(tmp_path / "course", source, tools)
     ours, theirs = both("Files beside the notebook", course, tools)
     found = graders.scores(ours, "ps2", tools)
     assert found == graders.scores(theirs, "ps2", tools)
-    assert graders.totals(found) == NBGRADERS_OWN[source]
+    assert graders.totals(found) == graders.OWN[source]
 
 
 # --- nbval --------------------------------------------------------------------------------

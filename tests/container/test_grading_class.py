@@ -45,15 +45,14 @@ class Graded:
 
 
 def grade(
-    course: Path, tools: Path, *options: str, cell_timeout: int = 5, within: float = 300
+    course: Path, tools: Path, options: str, *, assignment: str = ASSIGNMENT, within: float = 300
 ) -> Graded:
-    """Grade a whole course, from its release on."""
-    release = typed(f"nbgrader generate_assignment {ASSIGNMENT}", course, beside=tools)
+    """Grade a whole assignment, from its release on."""
+    release = typed(f"nbgrader generate_assignment {assignment}", course, beside=tools)
     assert release.returncode == 0, release.stderr
-    words = " ".join(options)
-    command = f"executor-ml grade {course} {ASSIGNMENT} --cell-timeout {cell_timeout}s {words}"
+    command = f"executor-ml grade {course} {assignment} --jobs 2 {options}"
     done = typed(command, course, beside=tools, within=within)
-    grades = course / "grades" / ASSIGNMENT
+    grades = course / "grades" / assignment
     assert (grades / RECORDS).exists(), done.stderr
     records = map(json.loads, (grades / RECORDS).read_text().splitlines())
     found = {record.student: record for record in map(SubmissionRecord.from_json, records)}
@@ -129,7 +128,7 @@ def test_a_class_gets_the_verdicts_that_it_must(tools: Path, tmp_path: Path) -> 
     class_ = classes.pupils(*EIGHT)
     course = classes.course(tmp_path / "course", class_)
     before = contents(course / "submitted")
-    graded = grade(course, tools, "--jobs 2")
+    graded = grade(course, tools, "--cell-timeout 5s")
     assert graded.done.returncode == SOME_BAD, graded.done.stderr
     check(graded, class_)
     assert contents(course / "submitted") == before
@@ -146,7 +145,7 @@ def test_sixty_get_the_verdicts_that_they_must(tools: Path, tmp_path: Path) -> N
     assert sum(pupil.kind.behaves for pupil in class_) == 30
     course = classes.course(tmp_path / "course", class_)
     before = contents(course / "submitted")
-    graded = grade(course, tools, "--jobs 2", cell_timeout=10, within=1800)
+    graded = grade(course, tools, "--cell-timeout 10s", within=1800)
     assert graded.done.returncode == SOME_BAD, graded.done.stderr
     check(graded, class_)
     assert contents(course / "submitted") == before
@@ -183,7 +182,7 @@ def test_scores_are_nbgraders_for_those_who_behave(tools: Path, tmp_path: Path) 
     class_ = tuple(pupil for pupil in classes.pupils() if pupil.kind.behaves)
     ours = classes.course(tmp_path / "ours", class_)
     theirs = classes.course(tmp_path / "theirs", class_)
-    grade(ours, tools, "--jobs 2", cell_timeout=30, within=900)
+    grade(ours, tools, "", within=900)
     for command in (f"generate_assignment {ASSIGNMENT}", f"autograde {ASSIGNMENT}"):
         done = typed(f"nbgrader {command}", theirs, beside=tools, within=900)
         assert done.returncode == 0, done.stderr
@@ -195,6 +194,30 @@ def test_scores_are_nbgraders_for_those_who_behave(tools: Path, tmp_path: Path) 
     }
     assert {test for test in found if found[test] != known[test]} == warned
     assert all(not known[test] for test in warned)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("source", graders.OWN)
+def test_nbgraders_own_test_notebooks_get_its_scores(
+    source: str, tools: Path, tmp_path: Path
+) -> None:
+    """Time-outs, by the course's own limit; attempts to cheat; a file beside the notebook."""
+    course = graders.own_course(tmp_path / "course", source, tools)
+    graded = grade(course, tools, "", assignment="ps2")
+    assert graded.done.returncode == 0, graded.done.stderr
+    assert {name: one.score for name, one in graded.records.items()} == graders.OWN[source]
+    assert graders.totals(graders.scores(course, "ps2", tools)) == graders.OWN[source]
+
+
+@pytest.mark.soak
+def test_the_sample_course_gets_its_known_scores(tools: Path, tmp_path: Path) -> None:
+    """Those that nbgrader ships with its two submissions."""
+    course = graders.sample_course(tmp_path / "course", tools)
+    graded = grade(course, tools, "", assignment="ps1")
+    assert graded.done.returncode == 0, graded.done.stderr
+    with (tools / "nbgrader/docs/source/user_guide/grades.csv").open() as file:
+        known = {row["student_id"]: float(row["score"]) for row in csv.DictReader(file)}
+    assert graders.totals(graders.scores(course, "ps1", tools)) == known
 
 
 def test_the_seed_makes_the_same_class_each_time() -> None:

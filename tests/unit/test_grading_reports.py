@@ -11,6 +11,8 @@ from pathlib import Path
 import nbformat
 import pytest
 from grades import code, displayed, printed, raised, record, test_cell
+from pages import read
+from pages import rows as rows_of
 
 from kernel_provider.grading.model import SubmissionRecord, Verdict
 from kernel_provider.grading.page import LARGEST, LONGEST, page, visible
@@ -233,3 +235,11 @@ def test_what_was_not_graded_has_no_points() -> None:
     made = page(BAD, {})
     assert "not graded" in made
     assert "0 / 0" not in made
+
+
+def test_the_how_to_has_each_verdict() -> None:
+    """In the words and in the order that people meet."""
+    told = [
+        row[0] for row in rows_of(read("docs/grading.md"), "verdict", "what happened", "points")
+    ]
+    assert told == [verdict.words for verdict in Verdict]

@@ -107,7 +107,7 @@ def test_a_terminal_shows_who_is_on_the_way(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_small_terminal_is_not_overrun(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither its width nor its height: or what was drawn could not be taken away."""
     monkeypatch.setattr(module, "LIVE_EVERY", -1.0)
-    monkeypatch.setattr(module.shutil, "get_terminal_size", lambda: os.terminal_size((40, 6)))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((40, 6)))
     stream = Terminal()
     students = [f"student-{number}" for number in range(20)]
     made = opened(stream, *students)
