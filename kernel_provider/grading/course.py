@@ -84,9 +84,9 @@ class NbgraderCourse:
 
     def __init__(self, folder: Path, assignment: str) -> None:
         """Read configuration and gradebook. Raises NbgraderMissingError, CourseError."""
+        check_course(folder)
         if find_spec("nbgrader") is None:
             raise NbgraderMissingError
-        check_course(folder)
         self.assignment = assignment
         self.notes = Notes()
         with reading(str(folder), "mend its nbgrader_config.py"):
