@@ -92,7 +92,7 @@ class Kind:
     ``answer`` and ``test`` are the verdicts for the cell itself and for the task's tests.
     ``behaves`` says that a grader without a sandbox survives it; ``tampers``, that the
     tests handed in are not those that were given out. ``unreadable`` is why the file cannot
-    be graded: it is cut off, another kind of file, or in another language.
+    be graded: it is cut off, or another kind of file.
     """
 
     name: str
@@ -299,7 +299,7 @@ KINDS: Final = (
     Kind(name="frames", count=1, source=FRAMES),
     Kind(name="truncated", count=1, source="{right}", unreadable="cut"),
     Kind(name="no-notebook", count=1, source="{right}", unreadable="other"),
-    Kind(name="other-language", count=1, source="{right}", spec=JULIA, unreadable="language"),
+    Kind(name="other-language", count=1, source="{right}", spec=JULIA),
     Kind(name="other-kernel", count=1, source="{right}", spec={**PLAIN, "name": "my-own"}),
 )
 

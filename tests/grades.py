@@ -6,6 +6,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from kernel_provider.grading.model import (
+    VISIBLE,
     CellResult,
     Conditions,
     NotebookResult,
@@ -71,6 +72,11 @@ def code(source: str, *outputs: NotebookNode, **metadata: Any) -> NotebookNode:
     """A code cell with its outputs."""
     cell: NotebookNode = nbformat.v4.new_code_cell(source, outputs=list(outputs), metadata=metadata)
     return cell
+
+
+def visible_test(source: str, *outputs: NotebookNode) -> NotebookNode:
+    """A test that nothing of is hidden."""
+    return code(source, *outputs, **{VISIBLE: source})
 
 
 def printed(text: str, name: str = "stdout") -> NotebookNode:

@@ -12,7 +12,13 @@ import html
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from kernel_provider.grading.model import CellResult, NotebookResult, SubmissionRecord, Verdict
+from kernel_provider.grading.model import (
+    VISIBLE,
+    CellResult,
+    NotebookResult,
+    SubmissionRecord,
+    Verdict,
+)
 from kernel_provider.run.text import printable
 
 POLICY: Final = (
@@ -24,7 +30,6 @@ LONGEST: Final = 20_000
 LARGEST: Final = 4 << 20
 """Bytes of pictures in base64 that a notebook may bring to its page."""
 PICTURES: Final = {"image/png": b"\x89PNG\r\n\x1a\n", "image/jpeg": b"\xff\xd8\xff"}
-_BEGIN, _END = "BEGIN HIDDEN TESTS", "END HIDDEN TESTS"
 _GOOD: Final = frozenset({Verdict.PASSED})
 _OPEN: Final = frozenset({Verdict.BY_HAND, Verdict.NOT_RUN})
 
@@ -161,16 +166,8 @@ _KNOWN: Final = frozenset(
 
 
 def visible(cell: Any) -> str:
-    """A test's source as students have it: of tests without a course, they have none."""
-    if "nbgrader" not in cell.metadata:
-        return ""
-    lines, hidden = [], False
-    for line in cell.source.split("\n"):
-        hidden = hidden or _BEGIN in line
-        if not hidden:
-            lines.append(line)
-        hidden = hidden and _END not in line
-    return "\n".join(lines)
+    """A test's source as students have it: nothing of tests that were never given out."""
+    return str(cell.metadata.get(VISIBLE, ""))
 
 
 def _output(output: Any, room: int) -> tuple[str, int]:

@@ -9,16 +9,15 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from grades import code, displayed, printed, raised, record, test_cell
+from grades import code, displayed, printed, raised, record, test_cell, visible_test
 from playwright.sync_api import Browser, Dialog, Page
 
-from kernel_provider.grading.model import Verdict
+from kernel_provider.grading.model import VISIBLE, Verdict
 from kernel_provider.grading.page import page as feedback
 
 pytestmark = [pytest.mark.browser, pytest.mark.container]
 
 SCREENSHOTS = Path(__file__).parents[2] / "out/screenshots"
-MARKS = {"nbgrader": {"grade": True, "locked": True}}
 EVIL = (
     '<script>document.title = "taken"; alert(1)</script>'
     '<img src="https://192.0.2.1/seen.png" onerror="document.title = \'taken\'">'
@@ -74,21 +73,17 @@ def made_page(extra: str) -> str:
     cells = [
         nbformat.v4.new_markdown_cell(f"# Problem set 1\n\nWrite three functions. {extra}"),
         code("def square(value):\n    return value * value", printed(f"square is there {extra}\n")),
-        code(
-            "assert square(2) == 4\n### BEGIN HIDDEN TESTS\nsecret\n### END HIDDEN TESTS", **MARKS
-        ),
+        code("assert square(2) == 4\nsecret", **{VISIBLE: "assert square(2) == 4"}),
         code(
             "def mean(values):\n    while True:\n        pass",
             displayed(image_png=picture(), text_html=extra),
             displayed(text_html=extra, text_plain="   a  b\n0  1  2"),
         ),
-        code(
-            "assert mean([1, 2, 3]) == 2",
-            raised("CellTimeout", f"longer than 30 s {extra}"),
-            **MARKS,
+        visible_test(
+            "assert mean([1, 2, 3]) == 2", raised("CellTimeout", f"longer than 30 s {extra}")
         ),
         code("def words(text):\n    return 1"),
-        code("assert words('one two') == 2", raised("AssertionError", extra), **MARKS),
+        visible_test("assert words('one two') == 2", raised("AssertionError", extra)),
     ]
     results = [
         test_cell(2, "test-square", Verdict.PASSED),

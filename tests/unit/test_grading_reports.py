@@ -10,17 +10,16 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from grades import code, displayed, printed, raised, record, test_cell
+from grades import code, displayed, printed, raised, record, test_cell, visible_test
 from pages import read
 from pages import rows as rows_of
 
-from kernel_provider.grading.model import SubmissionRecord, Verdict
+from kernel_provider.grading.model import VISIBLE, SubmissionRecord, Verdict
 from kernel_provider.grading.page import LARGEST, LONGEST, page, visible
 from kernel_provider.grading.reports import lines, table, write_reports
 from kernel_provider.run.model import OutputError
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(60)).decode()
-MARKS = {"grade": True, "locked": True, "grade_id": "t1"}
 GOOD = record("ada", test_cell(1, "t1", Verdict.PASSED), test_cell(3, "t2", Verdict.FAILED))
 BAD = record("bob", verdict=Verdict.BAD_SUBMISSION, cause="it is no notebook")
 
@@ -70,7 +69,7 @@ def test_a_line_break_in_a_cause_makes_no_row() -> None:
 def test_all_of_it_is_written_and_written_over(tmp_path: Path) -> None:
     """With what was executed; a second time the same."""
     book = nbformat.v4.new_notebook(
-        cells=[code("x = 1"), code("assert x", printed("told"), nbgrader=MARKS)]
+        cells=[code("x = 1"), visible_test("assert x", printed("told"))]
     )
     (tmp_path / "ada").mkdir()
     nbformat.write(book, tmp_path / "ada/problem.ipynb")
@@ -163,9 +162,7 @@ def test_pictures_are_pictures() -> None:
     large = displayed(image_png=base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(LARGEST)).decode())
     other = displayed(image_png=base64.b64encode(b"GIF89a").decode())
     cell = test_cell(0, "t1", Verdict.PASSED)
-    made = page(
-        record("ada", cell), {"problem": [code("plot()", *many, large, other, nbgrader=MARKS)]}
-    )
+    made = page(record("ada", cell), {"problem": [visible_test("plot()", *many, large, other)]})
     sources = [value for name, value in Tags(made).attributes if name == "src"]
     assert sources == [f"data:image/png;base64,{PNG}"] * 3
     assert "a picture of 4.2 MB" in made
@@ -177,7 +174,7 @@ def test_of_a_long_output_there_is_start_and_end() -> None:
     text = f"begin{'x' * LONGEST}end"
     made = page(
         record("ada", test_cell(0, "t", Verdict.PASSED)),
-        {"problem": [code("1", printed(text), nbgrader=MARKS)]},
+        {"problem": [visible_test("1", printed(text))]},
     )
     assert "begin" in made
     assert "end</pre>" in made
@@ -192,22 +189,19 @@ def test_half_a_character_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text(made, encoding="utf-8")
 
 
-HIDDEN = "assert f(1) == 1\n### BEGIN HIDDEN TESTS\nassert f(2) == 4711\n### END HIDDEN TESTS"
+HIDDEN = "assert f(1) == 1\nassert f(2) == 4711"
 
 
 @pytest.mark.parametrize(
-    ("cell", "shown"),
+    ("given", "shown"),
     [
-        pytest.param(
-            code(HIDDEN, raised("AssertionError", "4711"), nbgrader=MARKS), True, id="in a course"
-        ),
-        pytest.param(
-            code("assert f(1) == 4711", raised("AssertionError", "4711")), False, id="plain tests"
-        ),
+        pytest.param({VISIBLE: "assert f(1) == 1"}, True, id="hidden in part"),
+        pytest.param({}, False, id="never given out"),
     ],
 )
-def test_hidden_tests_stay_hidden(cell: nbformat.NotebookNode, *, shown: bool) -> None:
+def test_hidden_tests_stay_hidden(given: dict[str, str], *, shown: bool) -> None:
     """Their source, and outputs that could tell it; the name of an exception may be told."""
+    cell = code(HIDDEN, raised("AssertionError", "4711"), **given)
     result = test_cell(0, "t1", Verdict.FAILED, ename="AssertionError", evalue="4711")
     made = page(record("ada", result, cause="AssertionError: 4711"), {"problem": [cell]})
     assert "4711" not in made
@@ -218,12 +212,12 @@ def test_hidden_tests_stay_hidden(cell: nbformat.NotebookNode, *, shown: bool) -
 def test_an_exception_of_a_students_own_name_is_not_told_of_hidden_tests() -> None:
     """The name could be what the code found there."""
     result = test_cell(0, "t1", Verdict.ERROR, ename="Found4711", evalue="")
-    assert "4711" not in page(record("ada", result), {"problem": [code(HIDDEN, nbgrader=MARKS)]})
+    assert "4711" not in page(record("ada", result), {"problem": [code(HIDDEN)]})
 
 
 def test_visible_tests_show_what_went_wrong() -> None:
     """Source and traceback; without colour codes."""
-    cell = code("assert f(1) == 1", raised("AssertionError", "f(1) is 2"), nbgrader=MARKS)
+    cell = visible_test("assert f(1) == 1", raised("AssertionError", "f(1) is 2"))
     assert visible(cell) == cell.source
     made = page(record("ada", test_cell(0, "t", Verdict.FAILED)), {"problem": [cell]})
     assert "AssertionError: f(1) is 2" in made
