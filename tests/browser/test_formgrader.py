@@ -23,7 +23,8 @@ def graded(tmp_path: Path) -> Path:
     """A course of three, graded by us alone."""
     tools = graders.installed()
     course = classes.course(tmp_path / "course", classes.pupils("right", "half", "exits"))
-    for command in (f"nbgrader generate_assignment {ASSIGNMENT}", f"executor-ml grade . {ASSIGNMENT}"):
+    made, graded = f"nbgrader generate_assignment {ASSIGNMENT}", f"executor-ml grade . {ASSIGNMENT}"
+    for command in (made, graded):
         done = typed(command, course, beside=tools)
         assert done.returncode == 0, done.stderr
     return course
