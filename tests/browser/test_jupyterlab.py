@@ -199,6 +199,7 @@ def test_the_readme_picture(
     page.keyboard.press("Control+b")
     page.locator(".lm-MenuBar-item", has_text="Run").click()
     page.locator('.lm-Menu-item[data-command="runmenu:run-all"]').click()
+    expect(dialog(page, "Kernel Restarting")).to_be_visible(timeout=90_000)
     accept(dialog(page, "Kernel Restarting"))
     notebook.wait_restarted()
     expect(notebook.cells.nth(2).locator("img")).to_be_visible()
