@@ -113,11 +113,14 @@ def test_defaults_reach_runners_that_read_no_configuration(tmp_path: Path) -> No
     threads = "import os; assert os.environ['OMP_NUM_THREADS'] == '2', os.environ"
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(threads)])
     nbformat.write(book, tmp_path / "book.ipynb")
-    command = [str(BIN / "jupyter-execute"), f"--kernel_name={KERNEL}", "book.ipynb"]
-    for cpus, code in (("2", 0), ("1", 1)):
-        environ = {**os.environ, "EXECUTOR_ML_DEFAULT_CPUS": cpus}
-        done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, check=False)
-        assert done.returncode == code, done.stderr
+    done = subprocess.run(
+        [str(BIN / "jupyter-execute"), f"--kernel_name={KERNEL}", "book.ipynb"],
+        cwd=tmp_path,
+        env={**os.environ, "EXECUTOR_ML_DEFAULT_CPUS": "2"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 # --- JupyterHub ---------------------------------------------------------------------------
@@ -232,6 +235,7 @@ def _answers(server: Server) -> bool:
         return False
 
 
+@pytest.mark.soak
 def test_a_kernel_gateway(tmp_path: Path, tools: Path, engine: docker.DockerClient) -> None:
     """Whatever is asked for is a sandbox, also with variables; a start, a run, an end."""
     file = config_of("Kernel Gateway", tmp_path, "jupyter_kernel_gateway_config.py")
@@ -254,6 +258,7 @@ def test_a_kernel_gateway(tmp_path: Path, tools: Path, engine: docker.DockerClie
 # --- voila --------------------------------------------------------------------------------
 
 
+@pytest.mark.soak
 def test_voila(tmp_path: Path, tools: Path, engine: docker.DockerClient) -> None:
     """Each visitor has a sandbox of their own, whatever the notebook names, and it ends."""
     config_of("voila", tmp_path, "voila.py")
