@@ -123,17 +123,18 @@ def test_time_for_all_of_it_is_bounded(tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.usefixtures("empty_shelf")
+@pytest.mark.usefixtures("empty_shelf", "own_kernelspecs")
 def test_a_parked_sandbox_is_taken(tmp_path: Path, engine: docker.DockerClient) -> None:
     """Its uid, which is in the container's name, says that it was that one."""
     write(tmp_path / "t.ipynb", "# f\nimport os\nprint(os.getuid())")
     write(tmp_path / "a.ipynb", FINE)
-    parked = typed("executor-ml pool start --ttl 2m", tmp_path)
-    assert parked.returncode == 0, parked.stderr
+    for command in ("install --user --name light --preload json", "pool start --kernel light"):
+        done = typed(f"executor-ml {command}", tmp_path)
+        assert done.returncode == 0, done.stderr
     assert until(lambda: len(lying()) == 1, 60)
     (sandbox,) = lying()
     name = engine.api.inspect_container(sandbox.container)["Name"]
-    graded(tmp_path, "--plain t.ipynb a.ipynb")
+    graded(tmp_path, "--plain t.ipynb a.ipynb --kernel light")
     executed = nbformat.read(tmp_path / "grades/t/a/a.ipynb", as_version=4)
     assert name.endswith(f"-{executed.cells[1].outputs[0].text.strip()}")
     assert until(lambda: not lying())
