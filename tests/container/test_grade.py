@@ -120,6 +120,9 @@ def test_time_for_all_of_it_is_bounded(tmp_path: Path) -> None:
     assert "the notebook ran longer than 10 s" in found["cause"]
     assert verdicts(found) == {"f": "not_run"}
     assert found["seconds"] < 60
+    found = graded(tmp_path, "--plain t.ipynb a.ipynb --total-timeout 50ms")["a"]
+    assert (found["verdict"], found["score"]) == ("total_timeout", 0)
+    assert found["memory_peak"] == 0
 
 
 @pytest.mark.soak
