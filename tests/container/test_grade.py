@@ -19,6 +19,7 @@ import pytest
 from conftest import sandboxes
 from nbformat import NotebookNode
 from pages import typed
+from parked import lying
 from sandboxes import until
 
 pytestmark = [pytest.mark.container, pytest.mark.usefixtures("image")]
@@ -106,6 +107,40 @@ def test_what_is_no_submission_is_told_and_the_others_are_graded(tmp_path: Path)
         assert found[name]["verdict"] == "bad_submission"
         assert found[name]["max_score"] == 1
         assert found[name]["cause"].startswith(f"{name}.ipynb: ")
+
+
+@pytest.mark.soak
+def test_time_for_all_of_it_is_bounded(tmp_path: Path) -> None:
+    """The cell that was running is told, and what was not run earns nothing."""
+    slow = ("import time\ntime.sleep(3)", "time.sleep(600)")
+    write(tmp_path / "a.ipynb", FINE, *slow)
+    write(tmp_path / "t.ipynb", "# f\nassert f() == 1")
+    found = graded(tmp_path, "--plain t.ipynb a.ipynb --total-timeout 10s")["a"]
+    assert (found["verdict"], found["score"]) == ("total_timeout", 0)
+    assert "the notebook ran longer than 10 s" in found["cause"]
+    assert verdicts(found) == {"f": "not_run"}
+    assert found["seconds"] < 60
+    found = graded(tmp_path, "--plain t.ipynb a.ipynb --total-timeout 50ms")["a"]
+    assert (found["verdict"], found["score"]) == ("total_timeout", 0)
+    assert found["memory_peak"] == 0
+
+
+@pytest.mark.soak
+@pytest.mark.usefixtures("empty_shelf", "own_kernelspecs")
+def test_a_parked_sandbox_is_taken(tmp_path: Path, engine: docker.DockerClient) -> None:
+    """Its uid, which is in the container's name, says that it was that one."""
+    write(tmp_path / "t.ipynb", "# f\nimport os\nprint(os.getuid())")
+    write(tmp_path / "a.ipynb", FINE)
+    for command in ("install --user --name light --preload json", "pool start --kernel light"):
+        done = typed(f"executor-ml {command}", tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert until(lambda: len(lying()) == 1, 60)
+    (sandbox,) = lying()
+    name = engine.api.inspect_container(sandbox.container)["Name"]
+    graded(tmp_path, "--plain t.ipynb a.ipynb --kernel light")
+    executed = nbformat.read(tmp_path / "grades/t/a/a.ipynb", as_version=4)
+    assert name.endswith(f"-{executed.cells[1].outputs[0].text.strip()}")
+    assert until(lambda: not lying())
 
 
 def begin(folder: Path, words: str) -> subprocess.Popen[str]:
@@ -367,3 +402,57 @@ def test_a_grade_is_in_the_gradebook_wholly_or_not_at_all(own_course: Graded, to
     (own_course.course / "half.py").write_text(TRANSACTION)
     done = typed("python half.py", own_course.course, beside=tools)
     assert done.returncode == 0, done.stderr
+
+
+DUE = """
+import json, sys
+from nbgrader.api import Gradebook
+with Gradebook("sqlite:///gradebook.db") as book:
+    book.update_or_create_assignment("ps2", duedate="2026-01-01 00:00:00 UTC")
+    grade = book.find_grade("part", "problem", "ps2", "ada")
+    grade.manual_score = 0.25
+    book.db.commit()
+"""
+LATE_SCORE = """
+import json
+from nbgrader.api import Gradebook
+with Gradebook("sqlite:///gradebook.db") as book:
+    one = book.find_submission("ps2", "ada")
+    print(json.dumps([one.score, one.late_submission_penalty, one.needs_manual_grade]))
+"""
+
+
+@pytest.mark.soak
+def test_late_penalties_and_a_persons_points_are_nbgraders(tools: Path, tmp_path: Path) -> None:
+    """Graded again, late by its time stamp: the course's plugin decides; points by hand stay."""
+    course = make_course(tmp_path, tools)
+    hand_in(course, "ada", *(f"early = {EARLY}", f"late = {LATE}"), "word = 1", "1", "half = 1")
+    graded(course, ". ps2", tools=tools)
+    (course / "due.py").write_text(DUE)
+    done = typed("python due.py", course, beside=tools)
+    assert done.returncode == 0, done.stderr
+    (course / "submitted/ada/ps2/timestamp.txt").write_text("2026-02-01 00:00:00 UTC")
+    with (course / "nbgrader_config.py").open("a") as config:
+        config.write('c.LateSubmissionPlugin.penalty_method = "zero"\n')
+    graded(course, ". ps2", tools=tools)
+    (course / "late.py").write_text(LATE_SCORE)
+    done = typed("python late.py", course, beside=tools)
+    assert json.loads(done.stdout) == [3.25, 3.25, True], done.stderr
+    (course / "submitted/ada/ps2/timestamp.txt").write_text("yesterday")
+    found = graded(course, ". ps2", code=20, tools=tools)["ada"]
+    assert found["cause"] == "timestamp.txt: this is no time"
+
+
+@pytest.mark.soak
+def test_files_that_are_too_much_are_told(tools: Path, tmp_path: Path) -> None:
+    """Of that submission; its grade is not written, and the next has its own."""
+    course = make_course(tmp_path, tools)
+    answers = (f"early = {EARLY}", f"late = {LATE}", "word = 1", "1", "half = 1")
+    for student in ("ada", "bob"):
+        hand_in(course, student, *answers)
+    with (course / "submitted/ada/ps2/big.bin").open("wb") as file:
+        file.truncate(80 << 20)
+    found = graded(course, ". ps2", code=20, tools=tools)
+    assert (found["ada"]["verdict"], found["bob"]["score"]) == ("bad_submission", 4)
+    assert "its files cannot be copied into the sandbox: its 3 files take" in found["ada"]["cause"]
+    assert set(graders.totals(graders.scores(course, "ps2", tools))) == {"bob"}
