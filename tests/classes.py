@@ -426,17 +426,14 @@ def _cell(source: str, **marks: Any) -> NotebookNode:
     return made
 
 
-def plain(folder: Path, class_: Sequence[Pupil]) -> tuple[Path, tuple[Path, ...]]:
-    """The same without nbgrader: a notebook of tests, and submissions of answers alone."""
+def plain(folder: Path, class_: Sequence[Pupil]) -> Path:
+    """The same without nbgrader: ``tests.ipynb``, and submissions of answers alone beside it."""
     folder.mkdir(parents=True)
     tests = [
         nbformat.v4.new_code_cell(f"# {task.name}\n{task.visible}\n{task.hidden}") for task in TASKS
     ]
-    path = folder / "tests.ipynb"
-    nbformat.write(_book(tests, PLAIN), path)
-    handed_in = []
+    nbformat.write(_book(tests, PLAIN), folder / "tests.ipynb")
     for pupil in class_:
         answers = [nbformat.v4.new_code_cell(pupil.answers[task.name]) for task in TASKS]
-        handed_in.append(folder / f"{pupil.name}.ipynb")
-        nbformat.write(_book(answers, pupil.kind.spec), handed_in[-1])
-    return path, tuple(handed_in)
+        nbformat.write(_book(answers, pupil.kind.spec), folder / f"{pupil.name}.ipynb")
+    return folder

@@ -125,11 +125,12 @@ def main(args: argparse.Namespace) -> int:
     kernel = args.kernel or source.kernel or KERNEL
     asked = {"memory": args.memory, "cpus": args.cpus}
     given = {name: value for name, value in asked.items() if value is not None}
+    total = args.total_timeout or TOTAL_TIMEOUT
     rules = Rules(
         kernel=kernel,
         overrides=conditions.overrides(kernel, given),
-        cell_timeout=args.cell_timeout or source.cell_timeout or CELL_TIMEOUT,
-        total_timeout=args.total_timeout or TOTAL_TIMEOUT,
+        cell_timeout=min(args.cell_timeout or source.cell_timeout or CELL_TIMEOUT, total),
+        total_timeout=total,
         after_death=args.after_death,
         environ={**os.environ, **source.environ},
     )

@@ -10,6 +10,7 @@ import glob
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,6 +40,7 @@ from kernel_provider.grading.model import (
 from kernel_provider.grading.sheet import (
     Sheet,
     Submission,
+    check_file,
     check_language,
     digest,
     items_of,
@@ -50,6 +53,7 @@ from kernel_provider.run.text import printable
 LONGEST: Final = 300
 """Characters of what nbgrader says."""
 SUFFIX: Final = ".ipynb"
+TIMESTAMP: Final = "timestamp.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +109,7 @@ class NbgraderCourse:
             self.tests = self._read_assignment()
         self.tests_sha256 = self.tests.sha256
         said = self.converter.config.get("Execute", {})
-        self.cell_timeout: float | None = said.get("timeout")
+        self.cell_timeout = seconds_of(said.get("timeout"))
         self.kernel: str | None = said.get("kernel_name") or None
         self.versions: Mapping[str, str] = {"nbgrader": version("nbgrader")}
         self.environ: Mapping[str, str] = {"NBGRADER_EXECUTION": "autograde"}
@@ -257,6 +261,7 @@ class NbgraderCourse:
 
     def lacking(self, submission: Submission) -> tuple[NotebookResult, ...]:
         """Notebooks that were not handed in. Raises SubmissionError where that is all."""
+        self.submitted_at(submission)
         there = {path.stem for path in submission.notebooks}
         if not there:
             found = ", ".join(path.name for path in submission.path.glob(f"*{SUFFIX}")) or "none"
@@ -267,6 +272,18 @@ class NbgraderCourse:
             for name, tests in self.tests.notebooks.items()
             if name not in there
         )
+
+    def submitted_at(self, submission: Submission) -> datetime | None:
+        """When it was handed in, where its folder says so. Raises SubmissionError."""
+        path = submission.path / TIMESTAMP
+        if not os.path.lexists(path):
+            return None
+        check_file(path)
+        try:
+            at: datetime | None = self.directory.get_existing_timestamp(str(submission.path))
+        except Exception as error:  # nbgrader's parser has many
+            raise SubmissionError(what=TIMESTAMP, reason="this is no time") from error
+        return at
 
     # --- files --------------------------------------------------------------------------
 
@@ -338,6 +355,11 @@ def _converter(folder: Path, notes: Notes) -> Any:
     app.initialize([], root=str(folder))
     app.log.handlers, app.log.propagate = [notes], False
     return Autograde(coursedir=app.coursedir, parent=app)
+
+
+def seconds_of(told: float | None) -> float | None:
+    """A limit of time as nbclient has it, where less than nothing is no limit."""
+    return math.inf if told is not None and told < 0 else told or None
 
 
 def mark(cell: NotebookNode, _points: float) -> float | None:

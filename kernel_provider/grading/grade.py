@@ -43,6 +43,7 @@ from kernel_provider.run import book as books
 from kernel_provider.run import files
 from kernel_provider.run.model import ExitCode, OutputError
 from kernel_provider.run.signals import Wishes, listening
+from kernel_provider.run.text import printable
 
 TICK: Final = 0.05
 """Seconds between two signs that time passes."""
@@ -181,6 +182,9 @@ class _Run:
             record = self._record(way, Verdict.BAD_SUBMISSION, cause=cause)
         except SandboxError as error:
             record = self._record(way, Verdict.COULD_NOT_START, cause=_words(error))
+        except Exception as error:  # noqa: BLE001  what one hands in must not end the others' run
+            cause = f"{type(error).__name__}: {error}".partition("\n")[0]
+            record = self._record(way, Verdict.COULD_NOT_START, cause=printable(cause))
         else:
             record = self._record(way, gravest(result.verdict for result in way.results))
         finally:

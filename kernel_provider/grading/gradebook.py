@@ -113,7 +113,7 @@ def _write_grades(
         book.update_or_create_student(student)
     else:
         book.find_student(student)
-    at = course.directory.get_existing_timestamp(str(submission.path))
+    at = course.submitted_at(submission)
     book.update_or_create_submission(
         course.assignment, student, **({"timestamp": at} if at else {})
     )

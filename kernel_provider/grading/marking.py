@@ -121,6 +121,7 @@ class Marker:
         self._sandboxes = 0
         self._peak = 0
         self._over = ""
+        self._ended_by = Verdict.NOT_RUN
 
     async def mark(self, folder: Path) -> Marked:
         """All of it; the sandbox gets a copy of what lies in ``folder``, if anything does.
@@ -235,7 +236,7 @@ class Marker:
         if code in _STOPPED:
             raise StoppedError
         if code is not None:
-            self._over = "the time for the whole notebook was over before this cell."
+            self._be_late()
             return
         self._sandboxes += 1
         self._box.watch()
@@ -244,6 +245,9 @@ class Marker:
             if ended.code in _STOPPED:
                 raise StoppedError
             _raise_if_lost(ended)
+            if ended.code is ExitCode.TIMEOUT:
+                self._be_late()
+                return
             if ended.code is not ExitCode.SUCCESS:
                 self._over = f"run again in a new sandbox, {item.title!r} did not end as before."
                 return
@@ -255,10 +259,16 @@ class Marker:
             self._peak = max(self._peak, box.peak)
             await box.kernel.end()
 
+    def _be_late(self) -> None:
+        """No cell runs any more; the next one is told as the one that time ended."""
+        self._over = "the time for the whole notebook was over before this cell."
+        self._ended_by = Verdict.TOTAL_TIMEOUT
+
     def _not_run(self, item: Item) -> CellResult:
         cell = self._sheet.book.cells[item.index]
         cell.outputs = books.with_error([], "NotRun", self._over)
-        return self._marked(item, Verdict.NOT_RUN, cause=self._over)
+        verdict, self._ended_by = self._ended_by, Verdict.NOT_RUN
+        return self._marked(item, verdict, cause=self._over)
 
     def _marked(self, item: Item, verdict: Verdict, *, cause: str = "") -> CellResult:
         """A cell that did not run, or has nothing to run."""

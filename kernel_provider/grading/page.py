@@ -68,7 +68,6 @@ def page(record: SubmissionRecord, executed: Mapping[str, Sequence[Any]]) -> str
     for notebook in record.notebooks:
         parts.append(f"<h2>{_text(notebook.name)} {_mark(notebook.verdict)}</h2>")
         parts += [_tests(notebook)]
-        parts += [_note(note) for note in notebook.notes]
         if notebook.name in executed:
             parts += _cells(notebook, executed[notebook.name])
     parts.append(_conditions(record))
@@ -216,7 +215,9 @@ def _conditions(record: SubmissionRecord) -> str:
         "submission": f"sha256 {record.sha256}",
         "graded": f"{record.started}, in {record.seconds:.1f} s",
         "kernel": f"{told.kernel}, image {told.image} ({told.image_digest})",
-        "limits": ", ".join(f"{name} {value}" for name, value in told.limits.items()),
+        "limits": ", ".join(
+            f"{name} {value}" for name, value in told.limits.items() if name != "image"
+        ),
         "memory at most": f"{record.memory_peak / 2**20:.0f} MB",
     }
     rows = "".join(f"<dt>{name}</dt><dd>{_text(text)}</dd>" for name, text in facts.items())

@@ -18,12 +18,15 @@ from kernel_provider.grading.errors import SubmissionError
 from kernel_provider.run import book as books
 from kernel_provider.run.files import read
 from kernel_provider.run.model import InputError
+from kernel_provider.run.protocol import measure
 from kernel_provider.run.text import printable, title
 from kernel_provider.values import MIB
 
 LARGEST: Final = 64 * MIB
 """Bytes of a notebook: ten times as much is needed to read one."""
 LANGUAGE: Final = "python"
+LONGEST: Final = 200
+"""Characters of somebody else's error."""
 
 Mark = Callable[[NotebookNode, float], float | None]
 """Points for an executed cell, of so many; None where a person gives them. Raises
@@ -88,9 +91,14 @@ def read_notebook(path: Path) -> NotebookNode:
     """A notebook without its outputs. Raises SubmissionError where it is none."""
     check_file(path)
     try:
-        return books.parse(path, read(path))
+        book = books.parse(path, read(path))
+        measure(book)
     except InputError as error:
         raise SubmissionError(what=path.name, reason=error.data["reason"]) from error
+    except (ValueError, RecursionError) as error:
+        reason = f"it cannot be copied or saved: {printable(str(error))[:LONGEST]}"
+        raise SubmissionError(what=path.name, reason=reason) from error
+    return book
 
 
 def check_file(path: Path) -> None:

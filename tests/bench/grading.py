@@ -46,12 +46,12 @@ class Round:
 
 def compare(rounds: int, output: Path) -> bool:
     """Measure, print, write; whether the bar was met."""
-    tools, jobs = graders.installed(), len(os.sched_getaffinity(0))
-    print(f"grading {len(HALF)} submissions; --jobs {jobs}, sandbox against local, in turns")
-    _round(HALF[:WARM_UP], tools, jobs)
+    tools, processors = graders.installed(), len(os.sched_getaffinity(0))
+    print(f"grading {len(HALF)} submissions on {processors} processors, in turns")
+    _round(HALF[:WARM_UP], tools)
     made = []
     for number in range(1, rounds + 1):
-        made.append(_round(HALF, tools, jobs))
+        made.append(_round(HALF, tools))
         print(f"round {number}: {made[-1].line()}", flush=True)
     ratios = sorted(one.ratio for one in made)
     middle = statistics.median(ratios)
@@ -65,11 +65,8 @@ def compare(rounds: int, output: Path) -> bool:
     return met
 
 
-def _round(class_: Sequence[Pupil], tools: Path, jobs: int) -> Round:
-    ours, theirs = (
-        f"executor-ml grade . {ASSIGNMENT} --jobs {jobs}",
-        f"nbgrader autograde {ASSIGNMENT}",
-    )
+def _round(class_: Sequence[Pupil], tools: Path) -> Round:
+    ours, theirs = f"executor-ml grade . {ASSIGNMENT}", f"nbgrader autograde {ASSIGNMENT}"
     rates = [len(class_) * 60 / _seconds(command, class_, tools) for command in (ours, theirs)]
     return Round(sandbox=rates[0], local=rates[1])
 

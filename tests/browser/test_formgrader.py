@@ -23,8 +23,10 @@ def graded(tmp_path: Path) -> Path:
     """A course of three, graded by us alone."""
     tools = graders.installed()
     course = classes.course(tmp_path / "course", classes.pupils("right", "half", "exits"))
-    made, graded = f"nbgrader generate_assignment {ASSIGNMENT}", f"executor-ml grade . {ASSIGNMENT}"
-    for command in (made, graded):
+    for command in (
+        f"nbgrader generate_assignment {ASSIGNMENT}",
+        f"executor-ml grade . {ASSIGNMENT}",
+    ):
         done = typed(command, course, beside=tools)
         assert done.returncode == 0, done.stderr
     return course
@@ -36,6 +38,8 @@ def server(graded: Path) -> Iterator[Server]:
     (graded / "jupyter_server_config.py").write_text(
         f"c.ServerApp.jpserver_extensions = {json.dumps(EXTENSION).replace('true', 'True')}\n"
     )
+    with (graded / "nbgrader_config.py").open("a") as config:
+        config.write(f"c.CourseDirectory.root = {str(graded)!r}\n")
     environ = {
         "PYTHONPATH": str(graders.installed()),
         "JUPYTER_CONFIG_DIR": str(graded),
@@ -49,15 +53,17 @@ def test_the_formgrader_shows_our_grades(server: Server, browser: Browser) -> No
     """Submissions as graded, with their points, and a graded notebook to look at."""
     context = browser.new_context(viewport={"width": 1200, "height": 800})
     page = context.new_page()
-    url = f"http://127.0.0.1:{server.port}/formgrader"
+    home = f"http://127.0.0.1:{server.port}"
+    url = f"{home}/formgrader"
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     try:
-        page.goto(f"{url}/manage_submissions/{ASSIGNMENT}?token={server.token}")
+        page.goto(f"{home}/login?token={server.token}&next=/api")  # for the cookie
+        page.goto(f"{url}/manage_submissions/{ASSIGNMENT}")
         rows = page.locator("tbody tr")
         expect(rows).to_have_count(3)
         expect(page.locator("tbody .label", has_text="graded")).to_have_count(3)
         page.screenshot(path=SCREENSHOTS / "formgrader-submissions.png")
-        page.goto(f"{url}/gradebook/{ASSIGNMENT}/problem?token={server.token}")
+        page.goto(f"{url}/gradebook/{ASSIGNMENT}/problem")
         expect(rows).to_have_count(3)
         page.screenshot(path=SCREENSHOTS / "formgrader-gradebook.png")
         rows.first.locator("a").first.click()

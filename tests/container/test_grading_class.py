@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import classes
@@ -15,7 +15,7 @@ import docker
 import graders
 import pytest
 from classes import ASSIGNMENT, BOOK, HIDDEN_WORD, Pupil
-from pages import typed
+from pages import commands, read, typed
 from sandboxes import until
 
 from kernel_provider import names
@@ -24,6 +24,9 @@ from kernel_provider.grading.reports import FEEDBACK, RECORDS, SCORES
 
 pytestmark = [pytest.mark.container, pytest.mark.usefixtures("image")]
 
+SECTIONS = dict(
+    part.split("\n", 1) for part in re.split(r"^##+ ", read("docs/grading.md"), flags=re.MULTILINE)
+)
 EIGHT = ("right", "warns", "half", "loops", "memory", "exits", "reads", "no-notebook")
 SOME_BAD = 20
 """The command's exit code where some submissions are no notebooks."""
@@ -47,10 +50,17 @@ class Graded:
 def grade(
     course: Path, tools: Path, options: str, *, assignment: str = ASSIGNMENT, within: float = 300
 ) -> Graded:
-    """Grade a whole assignment, from its release on."""
-    release = typed(f"nbgrader generate_assignment {assignment}", course, beside=tools)
-    assert release.returncode == 0, release.stderr
-    command = f"executor-ml grade {course} {assignment} --jobs 2 {options}"
+    """Grade a whole assignment with the page's commands and these options."""
+    release, command = (
+        command.replace("ps1", assignment) for command in commands(SECTIONS["A class at once"])
+    )
+    released = typed(release, course, beside=tools)
+    assert released.returncode == 0, released.stderr
+    return again(f"{command} --jobs 2 {options}", course, tools, assignment, within)
+
+
+def again(command: str, course: Path, tools: Path, assignment: str, within: float) -> Graded:
+    """Type a command that grades."""
     done = typed(command, course, beside=tools, within=within)
     grades = course / "grades" / assignment
     assert (grades / RECORDS).exists(), done.stderr
@@ -132,6 +142,9 @@ def test_a_class_gets_the_verdicts_that_it_must(tools: Path, tmp_path: Path) -> 
     assert graded.done.returncode == SOME_BAD, graded.done.stderr
     check(graded, class_)
     assert contents(course / "submitted") == before
+    (command,) = commands(SECTIONS["After a stop"])
+    resumed = again(f"{command} --cell-timeout 5s", course, tools, ASSIGNMENT, 300)
+    assert resumed.records == graded.records
     book = graders.totals(graders.scores(course, ASSIGNMENT, tools))
     assert book == {pupil.name: pupil.score for pupil in class_ if not pupil.kind.unreadable}
 
@@ -154,13 +167,13 @@ def test_sixty_get_the_verdicts_that_they_must(tools: Path, tmp_path: Path) -> N
 @pytest.mark.soak
 def test_the_same_class_without_nbgrader(tmp_path: Path) -> None:
     """Plain notebooks, and one with the tests, which run after all answers: same verdicts."""
-    class_ = tuple(
-        pupil
-        for pupil in classes.pupils("right", "wrong", "half", "raises", "exits", "equal", "deletes")
-    )
-    tests, handed_in = classes.plain(tmp_path / "plain", class_)
-    books = " ".join(map(str, handed_in))
-    done = typed(f"executor-ml grade --plain {tests} {books} --json", tmp_path)
+    chosen = classes.pupils("right", "wrong", "half", "raises", "exits", "equal", "deletes")
+    names = ("ada", "bob", *(pupil.name for pupil in chosen[2:]))
+    class_ = [replace(pupil, name=name) for pupil, name in zip(chosen, names, strict=True)]
+    folder = classes.plain(tmp_path / "plain", class_)
+    (command,) = commands(SECTIONS["Without nbgrader"])
+    others = " ".join(f"{name}.ipynb" for name in names[2:])
+    done = typed(f"{command} {others} --json", folder)
     assert done.returncode == 0, done.stderr
     found = {
         record.student: record

@@ -339,7 +339,16 @@ def test_what_is_no_notebook_is_told(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.ipynb")
     with (tmp_path / "huge.ipynb").open("w") as file:
         file.truncate(LARGEST + 1)
+    deep: dict[str, Any] = {}
+    for _ in range(300):
+        deep = {"x": deep}
+    for name, metadata in {"deep": deep, "half": {"\ud800": 1}}.items():
+        book = json.loads(good.read_text())
+        book["metadata"]["own"] = metadata
+        (tmp_path / f"{name}.ipynb").write_text(json.dumps(book))
     for name, words in {
+        "deep": "it cannot be copied or saved: a content of more than 100 levels",
+        "half": "it cannot be copied or saved",
         "cut": "not a notebook: no JSON",
         "text": "not a notebook",
         "link": "this is a link",
