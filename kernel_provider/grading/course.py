@@ -5,6 +5,7 @@ an executed test earns, by the course's own configuration. Ours are who runs wha
 and in which order. https://nbgrader.readthedocs.io/en/stable/config_options.html
 """
 
+import copy
 import glob
 import hashlib
 import json
@@ -29,7 +30,7 @@ from nbformat import NotebookNode
 from kernel_provider.errors import suggest
 from kernel_provider.grading.errors import CourseError, NbgraderMissingError, SubmissionError
 from kernel_provider.grading.marking import absent, summed
-from kernel_provider.grading.model import NotebookResult, SubmissionRecord
+from kernel_provider.grading.model import VISIBLE, NotebookResult, SubmissionRecord
 from kernel_provider.grading.sheet import (
     Sheet,
     Submission,
@@ -199,6 +200,7 @@ class NbgraderCourse:
             if grade_id:
                 there.add(grade_id)
                 _untag(cell)
+                cell.metadata[VISIBLE] = self._visible(index, cell)
         return Sheet(
             name=notebook.stem,
             book=book,
@@ -207,6 +209,17 @@ class NbgraderCourse:
             missing={name: worth for name, worth in tests.points.items() if name not in there},
             notes=self.notes.taken(),
         )
+
+    def _visible(self, index: int, cell: NotebookNode) -> str:
+        """A test without its hidden part, as the course's release has it."""
+        from nbgrader import utils  # noqa: PLC0415  takes 1 s, optional
+        from nbgrader.preprocessors import ClearHiddenTests  # noqa: PLC0415  as above
+
+        if not utils.is_locked(cell):  # the student's own words, whatever they look like
+            return str(cell.source)
+        hide = ClearHiddenTests(parent=self.converter)
+        released, _ = hide.preprocess_cell(copy.deepcopy(cell), {}, index)
+        return str(released.source)
 
     def _sanitized(self, submission: Submission, notebook: Path) -> NotebookNode:
         book = read_notebook(notebook)

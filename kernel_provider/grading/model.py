@@ -13,6 +13,9 @@ from typing import Any, Final, Protocol, Self
 FORMAT: Final = 1
 """Version of a record's JSON; one of another version is not read."""
 
+VISIBLE: Final = "executor_ml_visible"
+"""In the metadata of an executed test: its source as students have it, without hidden tests."""
+
 LONGEST: Final = 1000
 """Characters of an exception's message in a record; the executed notebook has it whole."""
 
