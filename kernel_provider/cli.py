@@ -30,6 +30,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "unbundle": ("kernel_provider.commands.unbundle", "put a bundle into effect on this machine"),
     "doctor": ("kernel_provider.commands.doctor", "find what is wrong here, and mend it"),
     "verify": ("kernel_provider.commands.verify", "attack a sandbox, and see that it holds"),
+    "proxy": ("kernel_provider.commands.proxy", "let people start kernels, and nothing else"),
     "completion": ("kernel_provider.commands.completion", "print a script for tab completion"),
     "launch": ("kernel_provider.commands.launch", "what a kernelspec's argv names (see --help)"),
 }
