@@ -75,7 +75,7 @@ def stack(
     shutil.copytree(find_folder(), folder)
     variant = f"test-{secrets.token_hex(4)}"
     current = (folder / "stacks/current/requirements.lock").read_text()
-    (torch,) = re.findall(r"^torch==.*(?:\\\n.*)*$", current, re.MULTILINE)
+    (torch,) = re.findall(r"^torch==(?:.*\\\n)*.*$", current, re.MULTILINE)
     (folder / f"stacks/2023/{variant}.lock").write_text(f"{torch}\n")
     (folder / "stacks/2023/unhashed.txt").unlink()
     request = BuildRequest(stack="2023", variant=variant, context=folder)
