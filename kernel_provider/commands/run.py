@@ -3,9 +3,11 @@
 import argparse
 import json
 import os
+import signal
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -171,11 +173,22 @@ def _run(args: argparse.Namespace, stream: TextIO) -> tuple[RunResult, Path | No
     printer = Printer(stream, os.environ, show=args.show)
     printer.opened(request.notebook, request.kernel)
     try:
-        from kernel_provider.run.execute import run_notebook  # noqa: PLC0415  takes 1 s
+        with held_back():
+            from kernel_provider.run.execute import run_notebook  # noqa: PLC0415  takes 1 s
 
         return run_notebook(request, text, printer), request.output
     finally:
         printer.done()
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Ctrl-C comes at the end of the body: modules may swallow it while they are imported."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def explain(result: RunResult, output: Path | None) -> tuple[str, str]:

@@ -322,15 +322,15 @@ def encrypted(folder: Path) -> ConnectionInfoError:
     return caught.value
 
 
-def test_every_message_is_one_of_ours(tmp_path: Path, explored: Explored) -> None:
+def test_every_message_is_one_of_ours(short_folder: Path, explored: Explored) -> None:
     """What is quoted is what is said, word for word but for paths."""
     said = {
         text.splitlines()[0]
-        .replace(f"{tmp_path}/docker.sock", "/var/run/docker.sock")
-        .replace(f"{tmp_path}/nowhere", "/srv/models/nowhere")
-        .replace(f"{tmp_path}/kernel.json", "/run/kernel.json")
-        .replace(f"{tmp_path}/open", "/tmp/executor-ml-1000")
-        for text in spoken(tmp_path)
+        .replace(f"{short_folder}/docker.sock", "/var/run/docker.sock")
+        .replace(f"{short_folder}/nowhere", "/srv/models/nowhere")
+        .replace(f"{short_folder}/kernel.json", "/run/kernel.json")
+        .replace(f"{short_folder}/open", "/tmp/executor-ml-1000")
+        for text in spoken(short_folder)
     }
     for code in CELLS:
         error = run(explored.client, code).error
