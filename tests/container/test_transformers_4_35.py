@@ -15,7 +15,7 @@ import docker
 import pytest
 from kernels import kernel, run
 from sandboxes import look, session_of, value
-from small_models import gpt2
+from small_models import gpt2, hub_cache
 
 from kernel_provider import cli
 from kernel_provider.builder.bake import bake
@@ -26,7 +26,6 @@ from kernel_provider.builder.model import BuildRequest
 pytestmark = [pytest.mark.container, pytest.mark.soak, pytest.mark.usefixtures("image")]
 
 ID = "test-lab/tiny-gpt2"
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TALK = f"""
 import os, torch, transformers
 from transformers import pipeline
@@ -101,7 +100,7 @@ def test_a_model_of_the_registry(stack: Stack, engine: docker.DockerClient) -> N
     with kernel({"image": stack.image, "models": [ID]}) as (km, client):
         container = look(session_of(km), engine).container
         before = engine.api.diff(container)
-        outcome = run(client, TALK, timeout=180)
+        outcome = run(client, TALK, timeout=300)
         assert outcome.status == "ok", outcome.error
         assert outcome.result == repr(VERSIONS)
         assert "offline" not in outcome.stderr.lower()
@@ -112,20 +111,12 @@ def test_a_model_of_the_registry(stack: Stack, engine: docker.DockerClient) -> N
 
 def test_two_kernels_with_one_cache_of_the_host(stack: Stack, tmp_path: Path) -> None:
     """A folder as Hugging Face's library leaves it, links and all, mounted for both."""
-    cache = tmp_path / "hub"
-    model = cache / "models--test-lab--tiny-gpt2"
-    blobs = gpt2(tmp_path / "blobs")
-    shutil.copytree(blobs, model / "blobs")
-    (model / "snapshots" / COMMIT).mkdir(parents=True)
-    for blob in (model / "blobs").iterdir():
-        (model / "snapshots" / COMMIT / blob.name).symlink_to(f"../../blobs/{blob.name}")
-    (model / "refs").mkdir()
-    (model / "refs/main").write_text(COMMIT)
+    cache = hub_cache(tmp_path / "hub", ID)
     seen = sorted(path.relative_to(cache) for path in cache.rglob("*"))
     shared = {"image": stack.image, "mounts": {"/models/hub": str(cache)}}
     with kernel(shared) as (_, one), kernel(shared) as (_, other):
         for client in (one, other):
-            outcome = run(client, TALK, timeout=180)
+            outcome = run(client, TALK, timeout=300)
             assert outcome.status == "ok", outcome.error
             assert outcome.result == repr(VERSIONS)
     assert sorted(path.relative_to(cache) for path in cache.rglob("*")) == seen
@@ -144,7 +135,7 @@ def test_a_model_in_the_image(stack: Stack, engine: docker.DockerClient) -> None
     made = bake(request, lambda _event: None)
     try:
         with kernel({"image": made.image}) as (_, client):
-            outcome = run(client, TALK, timeout=180)
+            outcome = run(client, TALK, timeout=300)
             assert outcome.status == "ok", outcome.error
             assert outcome.result == repr(VERSIONS)
     finally:
