@@ -31,11 +31,12 @@ from kernel_provider.models.store import STAMP, Registry, place
 SOURCE: Final = "executor-ml build"
 ARCHIVE: Final = "models.tar"
 
+# huggingface_hub 0.17, of 2023, asks the network otherwise, whatever is in the environment.
 _PROBE: Final = (
     "import huggingface_hub\n"
     "for model, revision in {wanted!r}:\n"
-    "    huggingface_hub.snapshot_download(model)\n"
-    "    huggingface_hub.snapshot_download(model, revision=revision)\n"
+    "    for more in ({{}}, {{'revision': revision}}):\n"
+    "        huggingface_hub.snapshot_download(model, local_files_only=True, **more)\n"
 )
 
 

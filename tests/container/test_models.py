@@ -12,7 +12,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 from kernels import kernel, run
 from legacy_weights import legacy_weights
-from sandboxes import look, session_of, value
+from sandboxes import look, session_of, value, written
 from small_models import gpt2, hub_cache
 
 from kernel_provider import cli
@@ -70,13 +70,12 @@ def test_a_pipeline_finds_it_by_its_id(pair: Pair, engine: docker.DockerClient) 
     """Offline, without a warning, as a notebook from elsewhere has it; written is in /tmp only."""
     km, client = pair
     container = look(session_of(km), engine).container
-    before = engine.api.diff(container)
+    before = written(container, engine)
     outcome = run(client, TALK, timeout=300)
     assert outcome.status == "ok", outcome.error
     assert "offline" not in outcome.stderr.lower()
     assert "cache" not in outcome.stderr.lower()
-    assert engine.api.diff(container) == before
-    engine.close()
+    assert written(container, engine) == before
 
 
 def test_a_cache_of_the_host_can_be_mounted(image: str, tmp_path: Path) -> None:

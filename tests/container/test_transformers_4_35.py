@@ -14,7 +14,7 @@ from pathlib import Path
 import docker
 import pytest
 from kernels import kernel, run
-from sandboxes import look, session_of, value
+from sandboxes import look, session_of, value, written
 from small_models import gpt2, hub_cache
 
 from kernel_provider import cli
@@ -99,14 +99,13 @@ def test_a_model_of_the_registry(stack: Stack, engine: docker.DockerClient) -> N
     """Without a word on stderr of caches and networks, and nothing written but in /tmp."""
     with kernel({"image": stack.image, "models": [ID]}) as (km, client):
         container = look(session_of(km), engine).container
-        before = engine.api.diff(container)
+        before = written(container, engine)
         outcome = run(client, TALK, timeout=300)
         assert outcome.status == "ok", outcome.error
         assert outcome.result == repr(VERSIONS)
         assert "offline" not in outcome.stderr.lower()
         assert "cache" not in outcome.stderr.lower()
-        assert engine.api.diff(container) == before
-        engine.close()
+        assert written(container, engine) == before
 
 
 def test_two_kernels_with_one_cache_of_the_host(stack: Stack, tmp_path: Path) -> None:
