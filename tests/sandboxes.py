@@ -131,7 +131,7 @@ def containers_of(warden: int, engine: docker.DockerClient) -> list[str]:
 
 
 def written(container: str, engine: docker.DockerClient) -> set[str]:
-    """What differs from the image in a container's own file system; mounts and /tmp do not count."""
+    """What differs from the image in a container's own file system, /tmp not being of it."""
     found = {change["Path"] for change in engine.api.diff(container) or ()}
     engine.close()
     return found

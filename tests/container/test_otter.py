@@ -15,7 +15,7 @@ import nbformat
 import pytest
 from pages import ROOT, blocks, commands, read, typed
 
-pytestmark = [pytest.mark.container, pytest.mark.soak, pytest.mark.usefixtures("image")]
+pytestmark = [pytest.mark.container, pytest.mark.soak]
 
 SECTION = re.split(r"^##+ ", read("docs/grading.md").partition("\n## Otter\n")[2], flags=8)[0]
 CELL, PROGRAM = blocks(SECTION, "python")
@@ -132,9 +132,7 @@ def test_what_ends_a_submission_is_told_and_the_others_go_on(assignment: Path) -
         score, told = found[name]
         assert (score, cause in told) == ("", True), (name, told)
         assert "\x1b" not in told
-    (output, *_) = json.loads((assignment / "graded/pickle/otter.out.ipynb").read_text())["cells"][
-        0
-    ]["outputs"]
-    loaded = re.search(r"loaded by (\d+) on (\w+)", "".join(output["text"]))
+    said = (assignment / "graded/pickle/otter.out.ipynb").read_text()
+    loaded = re.search(r"loaded by (\d+) on (\w+)", said)
     assert loaded is not None
     assert (int(loaded[1]) > 60000, loaded[2]) == (True, "sandbox")

@@ -8,7 +8,6 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import docker
@@ -17,11 +16,11 @@ from kernels import kernel, run
 from sandboxes import look, session_of, value, written
 from small_models import gpt2, hub_cache
 
-from kernel_provider import cli
-from kernel_provider.builder.bake import bake
+from kernel_provider import cli, names
+from kernel_provider.builder.bake import bake_on
 from kernel_provider.builder.build import build
 from kernel_provider.builder.context import find_folder
-from kernel_provider.builder.model import BuildRequest
+from kernel_provider.builder.model import BuildRequest, BuildResult
 
 pytestmark = [pytest.mark.container, pytest.mark.soak, pytest.mark.usefixtures("image")]
 
@@ -56,33 +55,29 @@ for _ in range(2):  # the first one imports a good part of the library
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stack:
-    """What is built, and its image."""
-
-    request: BuildRequest
-    image: str
-
-
 @pytest.fixture(scope="module")
 def stack(
     image: str, engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stack]:
-    """The stack 2023 with the current torch, as a variant with a name of its own."""
+) -> Iterator[BuildResult]:
+    """The image: a stack like 2023 with the current torch, under a name of its own."""
     assert image
     folder = tmp_path_factory.mktemp("stack") / "image"
     shutil.copytree(find_folder(), folder)
-    variant = f"test-{secrets.token_hex(4)}"
-    current = (folder / "stacks/current/requirements.lock").read_text()
+    name = f"test-{secrets.token_hex(4)}"
+    stack = folder / "stacks" / name
+    shutil.copytree(folder / "stacks/2023", stack)
+    (stack / "ml.unhashed").unlink()
+    current = (folder / "stacks/current/ml.lock").read_text()
     (torch,) = re.findall(r"^torch==(?:.*\\\n)*.*$", current, re.MULTILINE)
-    (folder / f"stacks/2023/{variant}.lock").write_text(f"{torch}\n")
-    (folder / "stacks/2023/unhashed.txt").unlink()
-    request = BuildRequest(stack="2023", variant=variant, context=folder)
-    made = build(request, lambda _event: None)
+    with (stack / "ml.lock").open("a") as lock:
+        lock.write(f"{torch}\n")
+    request = BuildRequest(stack=name, tag=f"executor-ml-{name}:latest", context=folder)
     try:
-        yield Stack(request=request, image=made.image)
+        yield build(request, lambda _event: None)
     finally:
-        engine.images.remove(made.image)
+        for made in (request.image, f"{names.COMMON_IMAGE}:{name}"):
+            if engine.images.list(name=made):
+                engine.images.remove(made)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -95,7 +90,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder / "registry"
 
 
-def test_a_model_of_the_registry(stack: Stack, engine: docker.DockerClient) -> None:
+def test_a_model_of_the_registry(stack: BuildResult, engine: docker.DockerClient) -> None:
     """Without a word on stderr of caches and networks, and nothing written but in /tmp."""
     with kernel({"image": stack.image, "models": [ID]}) as (km, client):
         container = look(session_of(km), engine).container
@@ -108,7 +103,7 @@ def test_a_model_of_the_registry(stack: Stack, engine: docker.DockerClient) -> N
         assert written(container, engine) == before
 
 
-def test_two_kernels_with_one_cache_of_the_host(stack: Stack, tmp_path: Path) -> None:
+def test_two_kernels_with_one_cache_of_the_host(stack: BuildResult, tmp_path: Path) -> None:
     """A folder as Hugging Face's library leaves it, links and all, mounted for both."""
     cache = hub_cache(tmp_path / "hub", ID)
     seen = sorted(path.relative_to(cache) for path in cache.rglob("*"))
@@ -121,17 +116,10 @@ def test_two_kernels_with_one_cache_of_the_host(stack: Stack, tmp_path: Path) ->
     assert sorted(path.relative_to(cache) for path in cache.rglob("*")) == seen
 
 
-def test_a_model_in_the_image(stack: Stack, engine: docker.DockerClient) -> None:
+def test_a_model_in_the_image(stack: BuildResult, engine: docker.DockerClient) -> None:
     """Baked in, with nothing mounted."""
     tag = f"executor-ml-test-{secrets.token_hex(4)}:latest"
-    request = BuildRequest(
-        stack="2023",
-        variant=stack.request.variant,
-        context=stack.request.context,
-        models=(ID,),
-        tag=tag,
-    )
-    made = bake(request, lambda _event: None)
+    made = bake_on(stack, BuildRequest(models=(ID,), tag=tag), lambda _event: None)
     try:
         with kernel({"image": made.image}) as (_, client):
             outcome = run(client, TALK, timeout=300)
@@ -142,7 +130,7 @@ def test_a_model_in_the_image(stack: Stack, engine: docker.DockerClient) -> None
 
 
 @pytest.mark.parametrize("setup", ["", WITHOUT_FLAGS], ids=["offline", "flags unset"])
-def test_a_model_that_is_not_there_is_told_at_once(setup: str, stack: Stack) -> None:
+def test_a_model_that_is_not_there_is_told_at_once(setup: str, stack: BuildResult) -> None:
     """Which are there, and how to add one, in under 2 s."""
     calls = {
         "pipeline('text-generation', model='distilgpt2')": "distilgpt2",
