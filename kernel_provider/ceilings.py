@@ -7,7 +7,7 @@ no kernel starts (D6).
 import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -103,6 +103,15 @@ class Ceilings:
     defaults: Said = field(default_factory=dict)
     machine: Machine | None = None
     registry: str = ""
+
+
+OF_SERVERS: Final[Said] = {"output_limit": ("a Jupyter server", 32 * MIB)}
+"""Defaults where browsers show what kernels say: a server keeps it until they have it."""
+
+
+def of_servers(ceilings: Ceilings) -> Ceilings:
+    """The same with a server's own defaults, before which the administrator's go."""
+    return replace(ceilings, defaults={**OF_SERVERS, **ceilings.defaults})
 
 
 def this_machine() -> Machine:

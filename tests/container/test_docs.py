@@ -43,6 +43,7 @@ from kernel_provider.errors import (
     SandboxError,
     SandboxLeftError,
     StartError,
+    UpgradedError,
 )
 from kernel_provider.folders import runtime_root
 from kernel_provider.kernelspecs import others
@@ -297,6 +298,7 @@ def spoken(folder: Path) -> Iterator[str]:
             EnginePermissionError(socket="/var/run/docker.sock"),
             ImageMissingError(image=names.IMAGE),
             ImageProtocolError(image=names.IMAGE, found=1, expected=2),
+            UpgradedError(old="0.1.0", new="0.2.0"),
             StartError(reason="it was not ready within 55 s", last_words=""),
             RuntimeFolderFullError(path="/tmp/executor-ml-1000"),
             EngineDiskError(action="create the sandbox", folder="/var/lib/docker"),
