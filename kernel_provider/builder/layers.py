@@ -91,9 +91,10 @@ def stack_of_layers(request: BuildRequest, stacks: Path) -> tuple[Layer, ...]:
     folder = stacks / request.stack
     ours = {path.stem: path for path in sorted(folder.glob(f"*{ENDING}"))}
     name = name_of(request.variant)
-    if name != DEFAULT and request.stack != DEFAULT_STACK:
-        reason = f"stack {request.stack} has {DEFAULT} only; variants are for the stack "
-        raise _refused(request.variant, f"{reason}{DEFAULT_STACK}")
+    if (is_file(request.variant) or name not in ours) and request.stack != DEFAULT_STACK:
+        there = ", ".join(sorted(ours.keys() - {COMMON}))
+        reason = f"the stack {request.stack} has {there} only; variants are for {DEFAULT_STACK}"
+        raise _refused(request.variant, reason)
     if not is_file(request.variant):
         if name not in ours or name == COMMON:
             others = sorted(ours.keys() - {DEFAULT, COMMON})

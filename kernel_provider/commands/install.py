@@ -263,6 +263,7 @@ def display_name_of(policy: KernelPolicy) -> str:
     usual = variant or policy.image == KernelPolicy().image
     rest = [] if usual else [policy.image]
     rest += [label.removesuffix("@main") for label in policy.models]
+    rest += ["loopback"] * bool(policy.loopback)
     limits = ", ".join([memory, f"{cpus} CPU", "offline", *rest])
     return f"Python ({variant or 'ML'} sandbox, {limits})"
 
@@ -283,7 +284,7 @@ def kernel_json(request: Request, policy: KernelPolicy, display_name: str) -> di
         "language": "python",
         "interrupt_mode": "message",
         "metadata": {
-            "debugger": False,
+            "debugger": bool(policy.loopback),  # JupyterLab's, which talks TCP to itself
             "kernel_provisioner": {
                 "provisioner_name": kernelspecs.PROVISIONER,
                 "config": {**config, **plain},

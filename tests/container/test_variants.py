@@ -14,7 +14,11 @@ from pages import read, rows, typed
 from sandboxes import value
 
 from kernel_provider import cli, names, variants
-from kernel_provider.builder.command import megabytes
+from kernel_provider.builder import BuildRequest
+from kernel_provider.builder.context import read_context
+from kernel_provider.ceilings import Ceilings
+from kernel_provider.policy import parse_policy
+from kernel_provider.values import show
 
 pytestmark = [pytest.mark.container, pytest.mark.usefixtures("image")]
 
@@ -132,7 +136,8 @@ def test_what_no_index_has_is_named(
 
 SHIPPED = variants.shipped()
 STACK = Path("image/stacks/current")
-SIZES = {row[0]: row for row in rows(read("docs/images.md"), *("variant", "size", "on", "has"))}
+HEAD = ("variant", "size", "on", "least memory", "limits")
+TABLE = {row[0]: dict(zip(HEAD, row, strict=True)) for row in rows(read("docs/images.md"), *HEAD)}
 
 
 @pytest.fixture(scope="module", params=SHIPPED)
@@ -170,8 +175,19 @@ def test_its_size_is_the_documented_one_and_the_rest_is_shared(
     variant: str, engine: docker.DockerClient
 ) -> None:
     """One layer on the image that its file names."""
-    _, size, on, _ = SIZES[variant]
-    facts = engine.images.get(variants.image_of(variant)).attrs
-    assert abs(facts["Size"] / 1e6 - float(size.split()[0])) < 5, megabytes(facts["Size"])
-    below = names.IMAGE if on == "ml" else f"{names.COMMON_IMAGE}:current"
+    row = TABLE[variant]
+    size = engine.images.get(variants.image_of(variant)).attrs["Size"] / 1e6
+    assert abs(size - float(row["size"].split()[0])) < 5, f"it has {size:.0f} MB"
+    below = names.IMAGE if row["on"] == "ml" else f"{names.COMMON_IMAGE}:current"
     assert layers(engine, variants.image_of(variant))[:-1] == layers(engine, below)
+
+
+def test_the_page_has_the_limits_that_kernelspecs_give() -> None:
+    """Of each variant that comes along, and of no other."""
+    assert sorted(TABLE) == SHIPPED
+    for name, row in TABLE.items():
+        folder = variants.folder_of(name)
+        assert folder
+        policy = parse_policy(variants.config_of(folder), ceilings=Ceilings(), source="test")
+        assert row["limits"] == f"{show('memory', policy.memory)}, {policy.cpus:g} CPU"
+        assert row["on"] == read_context(BuildRequest(variant=name)).layers[-2].name

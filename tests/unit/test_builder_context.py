@@ -72,7 +72,7 @@ def test_an_unknown_stack_or_variant_is_refused_with_those_there_are(folder: Pat
 
 def test_variants_are_for_the_current_stack(folder: Path) -> None:
     """The error says so, whether the other one would know the variant or not."""
-    with pytest.raises(ConfigError, match="2023 has ml only; variants are for the stack current"):
+    with pytest.raises(ConfigError, match="2023 has ml only; variants are for current"):
         read_context(BuildRequest(context=folder, stack="2023", variant="nlp"))
 
 

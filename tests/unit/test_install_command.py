@@ -132,6 +132,15 @@ def test_another_image_is_told_in_the_name() -> None:
     assert display_name_of(policy) == expected
 
 
+def test_loopback_brings_jupyterlabs_debugger(tmp_path: Path) -> None:
+    """JupyterLab offers it where the kernelspec says so; the name tells that it is open."""
+    for name, words in (("shut", ()), ("open", ("--loopback", "insist"))):
+        assert cli.main(["install", "--prefix", str(tmp_path), "--name", name, *words]) == 0
+    shut, opened = (written(tmp_path, name) for name in ("shut", "open"))
+    assert [spec["metadata"]["debugger"] for spec in (shut, opened)] == [False, True]
+    assert opened["display_name"] == "Python (ML sandbox, 512 MB, 0.5 CPU, offline, loopback)"
+
+
 def test_models_are_told_in_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are looked for before the kernelspec is written, and written as they were typed."""
     monkeypatch.setenv("EXECUTOR_ML_MODELS", str(tmp_path / "models"))
