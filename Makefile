@@ -22,7 +22,7 @@ help:
 	@echo "make bench   the sandbox against a local kernel, in one run"
 	@echo "make soak    300 start, run, kill cycles, counting what is left behind"
 	@echo "make journeys every journey in a real JupyterLab, five times in a row (TIMES=5)"
-	@echo "make picture docs/jupyterlab.png anew, from a real JupyterLab"
+	@echo "make picture docs/walk.png anew, from a real JupyterLab"
 	@echo "make clean   stop our engine; remove .venv, out and caches"
 
 demo:
@@ -40,7 +40,7 @@ test:
 
 picture:
 	@$(BOOTSTRAP) test
-	@$(IN_VENV) pytest tests/browser --picture $(ARGS)
+	@$(IN_VENV) pytest tests/browser/test_walk.py --picture $(ARGS)
 
 check: venv
 	@$(BIN)/ruff check .

@@ -147,13 +147,19 @@ def make_app(listeners: list[int]) -> Any:
     config.HistoryManager.hist_file = ":memory:"
     app = SandboxKernelApp.instance(config=config)
     app.initialize([])
-    shell: Any = app.shell
-    shell._tee = keep_no_copy  # noqa: SLF001
+    fit(app)
+    mark("IPython ready")
+    return app
+
+
+def fit(app: Any) -> None:
+    """Have the shell and what it says fit into a sandbox."""
+    import sandbox_io  # noqa: PLC0415
+
+    app.shell._tee = keep_no_copy  # noqa: SLF001
     answer_usage(app.kernel)
     publish = app.kernel._publish_status  # noqa: SLF001
     sandbox_io.leave_with_output(app.iopub_thread, lambda: publish("busy", "shell"))
-    mark("IPython ready")
-    return app
 
 
 def keep_no_copy(channel: str) -> contextlib.AbstractContextManager[None]:

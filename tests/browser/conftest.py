@@ -1,31 +1,18 @@
 """For tests in a real browser: a JupyterLab server, Debian's chromium, a page for each."""
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+import browsers
 import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 from kernels import KERNEL
 from lab_servers import Lab, serving_lab
 from labs import SCREENSHOTS, Notebook, open_notebook, shoot
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-NO_BROWSER: Final = (
-    "no chromium here; as root on Debian, make test installs it: apt-get install "
-    "--no-install-recommends chromium fonts-dejavu-core libatomic1"
-)
-CHROMIUM_OPTIONS: Final = (
-    "--no-sandbox",
-    "--disable-dev-shm-usage",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--no-first-run",
-    "--disable-component-update",
-    "--disable-sync",
-)
 EXPECT_WITHIN: Final = 20_000.0
 """Milliseconds, on a machine with more to do."""
 
@@ -33,7 +20,7 @@ EXPECT_WITHIN: Final = 20_000.0
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the README's picture be made anew."""
     parser.addoption(
-        "--picture", action="store_true", help="also save docs/jupyterlab.png (make picture)"
+        "--picture", action="store_true", help="also save docs/walk.png (make picture)"
     )
 
 
@@ -42,9 +29,9 @@ def chromium() -> str:
     """Path of a browser; without one, or with BROWSER=no, the tests are skipped."""
     if os.environ.get("BROWSER", "").lower() in ("no", "0", "false"):
         pytest.skip("BROWSER=no")
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    found = browsers.installed()
     if found is None:
-        pytest.skip(NO_BROWSER)
+        pytest.skip(browsers.NO_BROWSER)
     return found
 
 
@@ -67,12 +54,9 @@ def lab(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 def browser(chromium: str) -> Iterator[Browser]:
     """One browser for all."""
     expect.set_options(timeout=EXPECT_WITHIN)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=list(CHROMIUM_OPTIONS))
-        try:
-            yield browser
-        finally:
-            browser.close()
+    assert chromium
+    with browsers.chromium() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="package")

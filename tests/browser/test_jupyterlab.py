@@ -1,18 +1,15 @@
 import json
 import os
 import re
-import shutil
 import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import docker
 import pytest
-from kernels import KERNEL
 from lab_servers import Lab, kernelspec
-from labs import Notebook, accept, cards, dialog, output, prompt, restart
+from labs import Notebook, accept, cards, dialog, output, restart
 from playwright.sync_api import Page, expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.container]
@@ -150,69 +147,3 @@ def test_files_in_and_out(page: Page, notebook: Notebook, shot: Shot) -> None:
     shot("7-a-file")
     assert saved.value.suggested_filename == "a b.bin"
     assert saved.value.path().read_bytes() == bytes(range(256)) * 4096
-
-
-PICTURE = [
-    ("markdown", "# A notebook that cannot reach anything"),
-    (
-        "code",
-        """import torch, transformers
-f"torch {torch.__version__}, transformers {transformers.__version__}\"""",
-    ),
-    (
-        "code",
-        """import matplotlib.pyplot as plt
-x = torch.linspace(-3, 3, 200)[:, None]
-net = torch.nn.Sequential(torch.nn.Linear(1, 32), torch.nn.Tanh(), torch.nn.Linear(32, 1))
-learn = torch.optim.Adam(net.parameters(), 0.02)
-for _ in range(400):
-    learn.zero_grad()
-    torch.nn.functional.mse_loss(net(x), x.sin()).backward()
-    learn.step()
-plt.figure(figsize=(7, 1.1))
-plt.plot(x, x.sin(), x, net(x).detach(), "--");""",
-    ),
-    ("code", "everything = torch.ones(10**9)"),
-    ("code", '"torch" in globals()  # a new sandbox'),
-]
-"""What a newcomer sees in the README: it works, and it says why it stopped."""
-
-
-def test_the_readme_picture(
-    page: Page, lab: Lab, shot: Shot, request: pytest.FixtureRequest
-) -> None:
-    """The notebook of the picture runs from a file; --picture saves docs/jupyterlab.png."""
-    cells: list[dict[str, Any]] = [
-        {"cell_type": kind, "id": f"c{number}", "metadata": {}, "source": source}
-        | ({"outputs": [], "execution_count": None} if kind == "code" else {})
-        for number, (kind, source) in enumerate(PICTURE)
-    ]
-    metadata: dict[str, Any] = {
-        "kernelspec": {"name": KERNEL, "display_name": "", "language": "python"}
-    }
-    content = {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
-    (lab.folder / "Sandbox.ipynb").write_text(json.dumps(content))
-    page.set_viewport_size({"width": 1200, "height": 790})
-    page.goto(lab.page_url("Sandbox.ipynb"))
-    notebook = Notebook(page)
-    notebook.wait_idle()
-    page.keyboard.press("Control+b")
-    page.locator(".lm-MenuBar-item", has_text="Run").click()
-    page.locator('.lm-Menu-item[data-command="runmenu:run-all"]').click()
-    expect(dialog(page, "Kernel Restarting")).to_be_visible(timeout=90_000)
-    accept(dialog(page, "Kernel Restarting"))
-    notebook.wait_restarted()
-    expect(notebook.cells.nth(2).locator("img")).to_be_visible()
-    expect(output(notebook.cells.nth(3))).to_contain_text("MemoryLimitExceeded")
-    notebook.cells.last.locator(".cm-content").click()
-    page.keyboard.press("Control+Enter")
-    expect(prompt(notebook.cells.last)).to_have_text("[1]:")
-    notebook.wait_idle()
-    notebook.cells.nth(3).locator(".jp-InputPrompt").click()
-    page.keyboard.press("Control+s")
-    bar = page.locator("#jp-main-statusbar")
-    for said in (expect(bar).to_contain_text, expect(bar).not_to_contain_text):
-        said("Saving completed")
-    shot("6-picture")
-    if request.config.getoption("--picture", default=False):
-        shutil.copyfile(ROOT / "out/screenshots/6-picture.png", ROOT / "docs/jupyterlab.png")
