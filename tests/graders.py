@@ -105,6 +105,33 @@ def sample_course(folder: Path, tools: Path) -> Path:
     return folder
 
 
+OWN: Final = {
+    "timeout": {"timeout": 0.0},
+    "submitted-unchanged": {
+        "submitted-changed": 2.0,
+        "submitted-cheat-attempt": 1.0,
+        "submitted-cheat-attempt-alternative": 1.0,
+    },
+    "open_relative_file": {"open_relative_file": 10.0},
+}
+"""nbgrader's own test notebooks: the source, and submissions with the points that they get."""
+
+
+def own_course(folder: Path, source: str, tools: Path) -> Path:
+    """A course whose assignment ps2 is one of nbgrader's own, with its submissions."""
+    own = tools / "nbgrader/tests/apps/files"
+    course = sample_course(folder, tools)
+    books = {course / "source/ps2": source}
+    books |= {course / "submitted" / name / "ps2": name for name in OWN[source]}
+    for place, name in books.items():
+        place.mkdir(parents=True)
+        shutil.copy(own / f"{name}.ipynb", place / "problem.ipynb")
+        shutil.copy(own / "data.txt", place)
+    with (course / "nbgrader_config.py").open("a") as config:
+        config.write("c.Execute.timeout = 3\n")
+    return course
+
+
 def add(
     course: Path, assignment: str, *sources: str, student: str, files: Mapping[str, str]
 ) -> None:
