@@ -12,7 +12,10 @@ from typing import Any, Final
 
 from jupyter_client.kernelspec import KernelSpecManager
 from kernels import KERNEL
+from sandboxes import until
 from servers import Server, serving
+
+from kernel_provider.folders import RUNTIME_VARIABLE
 
 OUT: Final = Path(__file__).parent.parent / "out"
 JUPYTERLAB: Final = (
@@ -60,19 +63,32 @@ def serving_lab(
 ) -> Iterator[Lab]:
     """A server that shows ``folder`` and keeps its own files in ``home``.
 
-    Its log is to be found in ``out``, by the name of ``home``.
+    Its log is to be found in ``out``, by the name of ``home``. It is killed: SIGTERM does
+    not end every server in which a start has failed, since jupyter_client goes on counting
+    such a kernel as pending. Nothing may be left of its sandboxes all the same.
     """
     set_up(Path(os.environ["JUPYTER_CONFIG_DIR"]))
     OUT.mkdir(exist_ok=True)
+    runtime = Path(os.environ[RUNTIME_VARIABLE], secrets.token_hex(2))
+    runtime.mkdir(mode=0o700)
+    environ = {RUNTIME_VARIABLE: str(runtime), **(environ or {})}
     places = (
         f"--LabApp.workspaces_dir={home}/workspaces",
         f"--LabApp.user_settings_dir={home}/settings",
     )
-    with serving(folder, command=(*JUPYTERLAB, *places), environ=environ) as server:
+    command = (*JUPYTERLAB, *places)
+    with serving(folder, command=command, environ=environ, kill=True) as server:
         try:
             yield Lab(server=server, folder=folder)
         finally:
             shutil.copyfile(server.log, OUT / f"{home.name}.log")
+    assert until(lambda: not left_in(runtime), 60), left_in(runtime)
+    shutil.rmtree(runtime)
+
+
+def left_in(runtime: Path) -> set[str]:
+    """What lies in a folder for sockets, but for what is kept there on purpose."""
+    return {path.name for path in runtime.iterdir()} - {"uids", "deaths"}
 
 
 def set_up(config: Path) -> None:

@@ -21,7 +21,7 @@ class Notebook:
     def wait_for(self, status: str) -> None:
         """Wait until the status bar says so of our kernel."""
         bar = self.page.locator("#jp-main-statusbar")
-        expect(bar).to_contain_text(re.compile(rf"offline\) \| ({status})"), timeout=15_000)
+        expect(bar).to_contain_text(re.compile(rf"offline[^|]*\) \| ({status})"), timeout=60_000)
 
     def wait_idle(self) -> None:
         """Wait until the kernel is there and has nothing to do."""

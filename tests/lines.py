@@ -22,13 +22,18 @@ class Line:
         """Where it answers."""
         return int(self._listener.getsockname()[1])
 
-    def cut(self) -> None:
-        """End all connections; none comes about until it is mended."""
+    def drop(self) -> None:
+        """End all connections; who comes again is welcome."""
         with self._lock:
-            self._up = False
             for end in self._open:
                 with suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
+
+    def cut(self) -> None:
+        """The same, and no connection comes about until it is mended."""
+        with self._lock:
+            self._up = False
+        self.drop()
 
     def mend(self) -> None:
         """Let connections through again."""

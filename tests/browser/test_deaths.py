@@ -1,4 +1,4 @@
-"""Deaths of kernels as their running cells tell them, and how work goes on."""
+"""Deaths of kernels as their running cells tell them; that by memory is told elsewhere."""
 
 import os
 import shutil
@@ -54,10 +54,6 @@ while True:
 """
 
 DEATHS = {
-    "memory": Death(
-        code="print('now', flush=True)\nx = b'x' * (600 << 20)",
-        says=("MemoryLimitExceeded", "512 MB of memory (peak 5", 'raise "memory" in kernelspec'),
-    ),
     "pids": Death(
         code=FULL,
         says=("KernelKilled", "SIGABRT", "128 processes and threads had refused it one"),

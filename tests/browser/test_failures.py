@@ -58,7 +58,7 @@ def the_engine_of_root(who: Person) -> Place:
 FAILURES = {
     "engine": Failure(
         says="no container engine answers at",
-        fix="start it",
+        fix="start Docker",
         where=lambda who: who.engine_at(None),
     ),
     "permission": Failure(
@@ -73,7 +73,7 @@ FAILURES = {
     ),
     "key": Failure(
         says="there is no setting 'memroy'; did you mean 'memory'?",
-        fix="kernelspec",
+        fix="use one of: image, memory, cpus",
         config={"memroy": "1g"},
     ),
     "ceiling": Failure(
@@ -83,7 +83,7 @@ FAILURES = {
     ),
     "machine": Failure(
         says="cpus = 4096 is more than this machine has",
-        fix="cpus",
+        fix="ask for at most",
         config={"cpus": 4096},
     ),
     "model": Failure(
