@@ -126,7 +126,9 @@ def test_the_result_is_there_as_json(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_another_image_is_told_in_the_name() -> None:
     """Limits alone would not tell variants apart."""
     policy = KernelPolicy(image="executor-ml-nlp:latest", memory=1024 * MIB)
-    expected = "Python (ML sandbox, 1 GB, 0.5 CPU, offline, executor-ml-nlp:latest)"
+    assert display_name_of(policy) == "Python (nlp sandbox, 1 GB, 0.5 CPU, offline)"
+    policy = KernelPolicy(image="executor-ml-tiny:1", memory=1024 * MIB)
+    expected = "Python (ML sandbox, 1 GB, 0.5 CPU, offline, executor-ml-tiny:1)"
     assert display_name_of(policy) == expected
 
 
