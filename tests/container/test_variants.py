@@ -159,7 +159,7 @@ def test_its_notebook_runs_in_its_kernel_within_its_limits(
     words = f"executor-ml run {notebook} --kernel executor-ml-{variant} -o out.ipynb --json"
     done = typed(words, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads(done.stdout)["state"] == "ok"
+    assert json.loads(done.stdout)["status"] == "success"
 
 
 @pytest.mark.soak
