@@ -40,6 +40,7 @@ LIMITS: Final[Mapping[str, Callable[[object], Limit]]] = {
     "output_limit": parse_size,
     "output_rate": parse_size,
     "message_size": parse_size,
+    "message_rate": parse_count,
     "loopback": parse_loopback,
     "gpus": parse_gpus,
 }
@@ -58,6 +59,7 @@ LEAST: Final[Mapping[str, float]] = {
     "output_limit": MIB,
     "output_rate": 1024,
     "message_size": MIB,
+    "message_rate": 20,
     "pool": 0,
     "park_ttl": 1,
     "startup_timeout": 1,

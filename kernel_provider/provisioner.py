@@ -28,8 +28,16 @@ from kernel_provider.workspace import Workspace, copy_folder
 if TYPE_CHECKING:
     from kernel_provider.explainer import Explainer
 
-OF_SERVERS: Final = {"output_limit": ("a Jupyter server", 32 * MIB)}
-"""Defaults where browsers show what kernels say: a server keeps it until they have it."""
+OF_SERVERS: Final = {
+    "output_limit": ("a Jupyter server", 32 * MIB),
+    "message_rate": ("a Jupyter server", 500),
+}
+"""Defaults where browsers show what kernels say: a server keeps it until they have it.
+
+It serves all kernels in one thread, can pass on some 2000 messages a second of all of
+them together, and throws away what is more than 3000 of one kernel in 3 s
+(``iopub_msg_rate_limit``): a kernel that waits before that loses nothing.
+"""
 
 POLL: Final = 0.02
 STOP_WITHIN: Final = 10.0
@@ -267,6 +275,7 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
             self._told = True
             if not death.expected:
                 self._tell(death, session.container)
+                session.record_death()
         return death.exit_code
 
     def _tell(self, death: Death, container: str) -> None:
