@@ -35,7 +35,7 @@ image:
 
 test:
 	@$(BOOTSTRAP) test
-	@$(IN_VENV) pytest -m "not soak" $(ARGS)
+	@$(IN_VENV) pytest -m "not soak" -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 picture:
 	@$(BOOTSTRAP) test

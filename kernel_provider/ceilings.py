@@ -7,7 +7,7 @@ no kernel starts (D6).
 import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -105,6 +105,23 @@ class Ceilings:
     defaults: Said = field(default_factory=dict)
     machine: Machine | None = None
     registry: str = ""
+
+
+OF_SERVERS: Final[Said] = {
+    "output_limit": ("a Jupyter server", 32 * MIB),
+    "message_rate": ("a Jupyter server", 500),
+}
+"""Defaults where browsers show what kernels say: a server keeps it until they have it.
+
+It serves all kernels in one thread, can pass on some 2000 messages a second of all of
+them together, and throws away what is more than 3000 of one kernel in 3 s
+(``iopub_msg_rate_limit``): a kernel that waits before that loses nothing.
+"""
+
+
+def of_servers(ceilings: Ceilings) -> Ceilings:
+    """The same with a server's own defaults, before which the administrator's go."""
+    return replace(ceilings, defaults={**OF_SERVERS, **ceilings.defaults})
 
 
 def this_machine() -> Machine:

@@ -262,6 +262,16 @@ class WardenError(SandboxError):
     fix = "restart the kernel; if it happens again, report it with the server's log"
 
 
+class UpgradedError(WardenError):
+    """A process that goes on while its package is replaced starts wardens of another one."""
+
+    summary = (
+        "the process that starts this kernel runs version {old} of executor-ml-kernel, and "
+        "another one, {new}, was installed meanwhile"
+    )
+    fix = "restart it: the Jupyter server, or whatever else starts kernels"
+
+
 class BuildError(SandboxError):
     """An image could not be built; the old one, if any, is still in place."""
 

@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -115,7 +115,7 @@ class Link:
 
         ``brought`` are the outer sockets and, if there is one, the folder's copy. Nothing
         can fail once it runs. Raises EnvironmentTooLargeError where the claim would have to
-        wait for its reader.
+        wait for its reader, RuntimeFolderError, and WardenError.
         """
         return cls._start(order, claim, brought)
 
@@ -145,21 +145,26 @@ class Link:
     def _start(
         cls, order: Order, words: Mapping[str, Any], brought: "Sequence[HasFileno]"
     ) -> "Link":
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        root = str(Path(order.folder).parent)
         try:
-            connection.setblocking(False)  # noqa: FBT003
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-                try:
-                    listener.bind(f"{order.folder}/w")
-                except OSError as error:
-                    raise of_runtime_folder(str(Path(order.folder).parent), error) from error
-                listener.listen(BACKLOG)
-                connection.connect(f"{order.folder}/w")
-                _send(connection, words, brought)
-                return cls(connection, order.folder, _start_warden(order, listener))
-        except BaseException:
-            connection.close()
-            raise
+            with ExitStack() as undone:
+                connection = undone.enter_context(socket.socket(socket.AF_UNIX))
+                connection.setblocking(False)  # noqa: FBT003
+                with socket.socket(socket.AF_UNIX) as listener:
+                    try:
+                        listener.bind(f"{order.folder}/w")
+                    except OSError as error:
+                        raise of_runtime_folder(root, error) from error
+                    listener.listen(BACKLOG)
+                    connection.connect(f"{order.folder}/w")
+                    _send(connection, words, brought)
+                    link = cls(connection, order.folder, start_warden(order, listener))
+                undone.pop_all()
+                return link
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:  # no room for its log
+                raise of_runtime_folder(root, error) from error
+            raise WardenError(reason=f"cannot be started: {error.strerror or error}") from error
 
     @classmethod
     async def attach(cls, folder: str, key: str) -> "Link":
@@ -294,16 +299,6 @@ class Link:
         if self.death is None:
             self.subscribers = subscribers
             self.death = STOPPED
-
-
-def _start_warden(order: Order, listener: socket.socket) -> int:
-    """A warden's pid; what stands in its way is mostly its log, on a full disk."""
-    try:
-        return start_warden(order, listener)
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise of_runtime_folder(str(Path(order.folder).parent), error) from error
-        raise WardenError(reason=f"cannot be started: {error.strerror or error}") from error
 
 
 def _send(

@@ -15,29 +15,17 @@ from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 
 from kernel_provider.admin import AdminPolicy
-from kernel_provider.ceilings import Ceilings, read_ceilings
+from kernel_provider.ceilings import Ceilings, of_servers, read_ceilings
 from kernel_provider.errors import ConnectionFileError, SandboxError
 from kernel_provider.link import Death
 from kernel_provider.policy import KernelPolicy, parse_policy
 from kernel_provider.session import Session, passed_on
 from kernel_provider.trace import Trace
-from kernel_provider.values import MIB
 from kernel_provider.warden.rendezvous import CHANNELS
 from kernel_provider.workspace import Workspace, copy_folder
 
 if TYPE_CHECKING:
     from kernel_provider.explainer import Explainer
-
-OF_SERVERS: Final = {
-    "output_limit": ("a Jupyter server", 32 * MIB),
-    "message_rate": ("a Jupyter server", 500),
-}
-"""Defaults where browsers show what kernels say: a server keeps it until they have it.
-
-It serves all kernels in one thread, can pass on some 2000 messages a second of all of
-them together, and throws away what is more than 3000 of one kernel in 3 s
-(``iopub_msg_rate_limit``): a kernel that waits before that loses nothing.
-"""
 
 POLL: Final = 0.02
 STOP_WITHIN: Final = 10.0
@@ -110,7 +98,7 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
         parse_policy(own, ceilings=Ceilings(), source=source)
         ceilings = read_ceilings(os.environ, traits=self.said())
         if self._is_a_servers():
-            ceilings = replace(ceilings, defaults={**OF_SERVERS, **ceilings.defaults})
+            ceilings = of_servers(ceilings)
         return parse_policy(self.config_given, ceilings=ceilings, source=source)
 
     @property

@@ -152,8 +152,7 @@ class Session:
         self._warm = False
         order = recipe.order(self._root, trace=self._trace.path)
         try:
-            with usable(self._root):
-                link = Link.claim(order, claim, brought)
+            link = Link.claim(order, claim, brought)
         except BaseException:
             shutil.rmtree(order.folder, ignore_errors=True)
             raise

@@ -26,7 +26,8 @@ WORKSPACES: Final = ("none", "copy")
 Limit = float | bool | str | tuple[str, ...]
 """What a ceiling can hold: numbers, permissions (``loopback``, ``workspace``), ``gpus``."""
 
-_DEVICE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._/=-]*")
+_DEVICE: Final = re.compile(r"(?:nvidia\.com/gpu=)?[A-Za-z0-9][A-Za-z0-9:._/-]*")
+"""A GPU by number or name, or by CDI's: no device of another kind, which may be anything."""
 
 SIZES: Final = (
     "memory",
@@ -180,7 +181,10 @@ def amount(value: Limit) -> float:
         return 0
     if isinstance(value, str):
         return math.inf  # all GPUs; insisted: more than any plain word
-    return len(value) if isinstance(value, tuple) else float(value)
+    if isinstance(value, tuple):
+        every = any(device.rpartition("=")[2] == ALL_GPUS for device in value)
+        return math.inf if every else len(value)
+    return float(value)
 
 
 def show(key: str, value: Limit) -> str:

@@ -10,13 +10,19 @@ from pathlib import Path
 
 import docker
 import pytest
+from engines import twin_engine
 
 from kernel_provider import names
 from kernel_provider.builder import BuildRequest, build
 from kernel_provider.engines.docker import find_socket
+from kernel_provider.setup import engine_host
+from kernel_provider.setup.engine_host import EngineHome
 
 KEPT = {"uids", "deaths"}
 """Files that stay in the folder for sockets: what is known of the engine, and who died."""
+
+FIRST = "gw0"
+"""The worker that uses the machine's engine."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,10 +52,42 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         assert not left, f"left in the folder for sockets: {left}"
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """How many of ``make test`` run side by side: each needs an engine of its own."""
+    if os.geteuid() != 0 or engine_host.dockerd_path() is None:
+        return 1
+    return min(len(os.sched_getaffinity(0)) + 1, 4)  # one of them waits at any time
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder for sockets: ``tmp_path`` is too long for their names, and root's alone."""
+    made = Path(f"/tmp/exsh-{secrets.token_hex(3)}")
+    made.mkdir(mode=0o700)
+    yield made
+    shutil.rmtree(made)
+
+
 @pytest.fixture(scope="session")
-def engine() -> Iterator[docker.DockerClient]:
-    """The machine's engine; ``make test`` sees to it that there is one."""
-    client = docker.DockerClient(base_url=f"unix://{find_socket(os.environ)}")
+def address(own_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The machine's engine; ``make test`` sees to it that there is one.
+
+    Whoever runs beside the first has one of its own: any start of a sandbox removes what
+    dead wardens left in its engine, and there are tests that want to see just that.
+    """
+    if os.environ.get("PYTEST_XDIST_WORKER", FIRST) == FIRST:
+        yield f"unix://{find_socket(os.environ)}"
+        return
+    home = EngineHome(data=tmp_path_factory.mktemp("engine") / "data", run=own_folders / "w")
+    with pytest.MonkeyPatch.context() as patch, twin_engine(home) as own:
+        patch.setenv("DOCKER_HOST", own)
+        yield own
+
+
+@pytest.fixture(scope="session")
+def engine(address: str) -> Iterator[docker.DockerClient]:
+    """A client of it."""
+    client = docker.DockerClient(base_url=address)
     try:
         client.ping()
         yield client

@@ -9,7 +9,13 @@ from typing import Any, Final
 
 from kernel_provider import kernelspecs
 from kernel_provider.admin import said_in_files
-from kernel_provider.ceilings import IMAGES, MOUNT_SOURCES, Ceilings, read_ceilings
+from kernel_provider.ceilings import (
+    IMAGES,
+    MOUNT_SOURCES,
+    Ceilings,
+    of_servers,
+    read_ceilings,
+)
 from kernel_provider.commands.table import columns
 from kernel_provider.kernelspecs import Kernelspec
 from kernel_provider.policy import KernelPolicy
@@ -22,12 +28,14 @@ DEFAULT: Final = "default"
 class Setting:
     """One setting: ``ceiling`` is what it may be at most, or which values it may have.
 
-    ``value`` and ``ceiling`` are in bytes, processors, pids and seconds; ``ceiling`` is
-    None where anything goes.
+    Values and ceiling are in bytes, processors, pids and seconds; ``ceiling`` is None where
+    anything goes. ``in_server`` is the value of a Jupyter server's kernels, which is another
+    one than that of all other clients where nobody set it.
     """
 
     key: str
     value: Any
+    in_server: Any
     source: str
     ceiling: Any = None
     ceiling_source: str | None = None
@@ -37,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Fill in the command's arguments."""
     parser.description = (
         "Show every setting that is in force for a kernelspec, where it was set, and the "
-        "administrator's ceiling. Fails as a start would where a setting is not possible."
+        "administrator's ceiling. Fails as a start would where a setting is not possible. "
+        "Where a Jupyter server has a default of its own, that is shown as well."
     )
     parser.add_argument(
         "--kernel",
@@ -62,6 +71,7 @@ def main(args: argparse.Namespace) -> int:
 def in_force(spec: Kernelspec, ceilings: Ceilings) -> tuple[Setting, ...]:
     """Each setting with its sources; raises the error that would end a start."""
     policy = spec.policy(ceilings)
+    in_server = spec.policy(of_servers(ceilings))
     lists = {"image": (ceilings.images, IMAGES), "mounts": (ceilings.mount_sources, MOUNT_SOURCES)}
     held: dict[str, tuple[Any, str]] = {
         key: (listed, ceilings.sources[name])
@@ -75,6 +85,7 @@ def in_force(spec: Kernelspec, ceilings: Ceilings) -> tuple[Setting, ...]:
         Setting(
             key=field.name,
             value=getattr(policy, field.name),
+            in_server=getattr(in_server, field.name),
             source=sources.get(field.name, DEFAULT),
             ceiling=held[field.name][0] if field.name in held else None,
             ceiling_source=held[field.name][1] if field.name in held else None,
@@ -89,7 +100,7 @@ def table(settings: Sequence[Setting]) -> str:
     rows += [
         (
             s.key,
-            text(s.key, s.value),
+            text(s.key, s.value) + _in_server(s),
             s.source,
             "-" if s.ceiling is None else text(s.key, s.ceiling),
             s.ceiling_source or "-",
@@ -97,6 +108,12 @@ def table(settings: Sequence[Setting]) -> str:
         for s in settings
     ]
     return columns(rows)
+
+
+def _in_server(setting: Setting) -> str:
+    if setting.in_server == setting.value:
+        return ""
+    return f" ({text(setting.key, setting.in_server)} in a server)"
 
 
 def text(key: str, value: Any) -> str:

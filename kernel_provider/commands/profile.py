@@ -16,11 +16,12 @@ from kernel_provider.commands.table import columns, size_text
 from kernel_provider.models.entry import Entry
 from kernel_provider.models.store import Registry, place
 from kernel_provider.profile.model import STEP, Limits, Profile, Subject, Trial
+from kernel_provider.profile.picture import draw
 from kernel_provider.profile.plan import up
 from kernel_provider.profile.report import page
 from kernel_provider.profile.search import Room, search
 from kernel_provider.profile.subjects import of_model, of_notebook
-from kernel_provider.run.files import check_writable, read
+from kernel_provider.run.files import check_writable, read, write
 from kernel_provider.run.model import ExitCode
 from kernel_provider.steps import SetupError, Steps
 from kernel_provider.values import MIB, WORKSPACES, amount, show
@@ -61,6 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep the limits with the model: executor-ml install --model ID takes them",
     )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with plots")
+    parser.add_argument(
+        "--png", type=Path, metavar="FILE", help="write the plots as a picture, drawn in a sandbox"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -75,12 +79,15 @@ def main(args: argparse.Namespace) -> int:
         profile = search(_subject(args, entries, registry, Path(folder)), room, steps)
     text = words(profile)
     if args.html is not None:
-        args.html.write_text(page(profile, text), encoding="utf-8")
+        write(args.html, page(profile, text))
     print(json.dumps(data(profile)) if args.json else text)
     if args.save and profile.recommended is not None:
         limits = profile.recommended
         registry.amend(replace(entries[0], memory=limits.memory, cpus=limits.cpus))
         steps.say(f"saved: executor-ml install --model {entries[0].label} takes these limits")
+    if args.png is not None and profile.memory:
+        with steps.step(f"plots in {args.png}") as note:
+            write(args.png, draw(profile, kernel=args.kernel, note=note))
     return 0 if profile.complete else int(ExitCode.INTERRUPTED)
 
 
@@ -98,8 +105,9 @@ def _check(args: argparse.Namespace) -> None:
         )
     if args.notebook is not None:
         read(args.notebook)
-    if args.html is not None:
-        check_writable(args.html)
+    for path in (args.html, args.png):
+        if path is not None:
+            check_writable(path)
 
 
 def _subject(

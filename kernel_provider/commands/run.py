@@ -3,9 +3,11 @@
 import argparse
 import json
 import os
+import signal
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -76,6 +78,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("NAME", "VALUE"),
         help="set below the cell tagged 'parameters', as papermill does",
     )
+    _add_kernel(parser)
+    parser.add_argument("--cell-timeout", type=duration, metavar="TIME", help="such as 30s")
+    parser.add_argument("--timeout", type=duration, metavar="TIME", help="of it all: 10m")
+    parser.add_argument("--allow-errors", action="store_true", help="go on after exceptions")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="save it as a page, too")
+    parser.add_argument("--show", action="store_true", help="print each cell's outputs")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _add_kernel(parser: argparse.ArgumentParser) -> None:
+    """Which kernel it gets, with which limits and files."""
     parser.add_argument("--kernel", default="executor-ml", metavar="NAME", help="the kernelspec")
     parser.add_argument("--memory", metavar="SIZE", help="such as 512m or 2g")
     parser.add_argument("--cpus", metavar="NUMBER", help="processors, such as 0.5")
@@ -100,12 +113,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ID",
         help="a model of the registry: executor-ml models list",
     )
-    parser.add_argument("--cell-timeout", type=duration, metavar="TIME", help="such as 30s")
-    parser.add_argument("--timeout", type=duration, metavar="TIME", help="of it all: 10m")
-    parser.add_argument("--allow-errors", action="store_true", help="go on after exceptions")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="save it as a page, too")
-    parser.add_argument("--show", action="store_true", help="print each cell's outputs")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def _mount(text: str) -> tuple[str, str]:
@@ -171,11 +178,22 @@ def _run(args: argparse.Namespace, stream: TextIO) -> tuple[RunResult, Path | No
     printer = Printer(stream, os.environ, show=args.show)
     printer.opened(request.notebook, request.kernel)
     try:
-        from kernel_provider.run.execute import run_notebook  # noqa: PLC0415  takes 1 s
+        with held_back():
+            from kernel_provider.run.execute import run_notebook  # noqa: PLC0415  takes 1 s
 
         return run_notebook(request, text, printer), request.output
     finally:
         printer.done()
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Ctrl-C comes at the end of the body: modules may swallow it while they are imported."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def explain(result: RunResult, output: Path | None) -> tuple[str, str]:

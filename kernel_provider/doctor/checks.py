@@ -11,6 +11,7 @@ from kernel_provider.doctor.model import (
     CheckResult,
     EngineFacts,
     Facts,
+    GpuFacts,
     Space,
     fail,
     failed,
@@ -20,9 +21,10 @@ from kernel_provider.doctor.model import (
 )
 from kernel_provider.engines import ImageFacts
 from kernel_provider.engines.docker import API
-from kernel_provider.errors import ImageProtocolError, SandboxError
+from kernel_provider.errors import GpuError, ImageProtocolError, SandboxError
 from kernel_provider.kernelspecs import Kernelspec
-from kernel_provider.values import MIB, show
+from kernel_provider.policy import KernelPolicy
+from kernel_provider.values import MIB, Gpus, show
 
 Check = Callable[[Facts], CheckResult]
 
@@ -149,12 +151,36 @@ def kernelspec(spec: Kernelspec, facts: Facts) -> CheckResult:
         policy = spec.policy(held)
     except SandboxError as error:
         return failed(name, error)
+    return _startable(spec, policy, facts.gpus)
+
+
+def _startable(spec: Kernelspec, policy: KernelPolicy, gpus: GpuFacts) -> CheckResult:
+    """What is left to see of one whose limits are possible."""
+    name = spec.source
+    lacking = _lacking(policy.gpus, gpus)
+    if lacking:
+        return fail(
+            name, f"it asks for GPUs, and there is no {' and no '.join(lacking)}", GpuError.fix
+        )
     doubt = _doubt(spec)
     if doubt is not None:
         return warn(name, *doubt)
     given = ", ".join(spec.config) or "nothing"
     limits = f"memory {show('memory', policy.memory)}, cpus {show('cpus', policy.cpus)}"
     return ok(name, f"{limits}; it sets {given}")
+
+
+def _lacking(wanted: Gpus, there: GpuFacts) -> list[str]:
+    """What sandboxes with these GPUs need and is not there."""
+    devices = wanted if isinstance(wanted, tuple) else (str(wanted),) if wanted else ()
+    by_cdi = any("=" in device for device in devices)
+    plain = any("=" not in device for device in devices)
+    needed = {
+        "driver of NVIDIA's on this machine": bool(devices) and not there.driver,
+        "container toolkit of NVIDIA's in the engine": plain and not there.toolkit,
+        "specification of them in /etc/cdi (nvidia-ctk cdi generate)": by_cdi and not there.cdi,
+    }
+    return [what for what, missing in needed.items() if missing]
 
 
 def _is_our_launcher(argv: tuple[str, ...]) -> bool:

@@ -42,4 +42,5 @@ def ask(path: str) -> EngineFacts:
             memory=int(info.get("MemTotal", 0)),
             cgroup=1 if info.get("CgroupVersion") == "1" else 2,
         ),
+        runtimes=frozenset(info.get("Runtimes") or ()),
     )

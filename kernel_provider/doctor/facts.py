@@ -39,6 +39,7 @@ def gather(environ: Mapping[str, str]) -> Facts:
         runtime_space=None if isinstance(runtime, SandboxError) else host.space(runtime),
         engine_space=_engine_space(found),
         leftovers=_leftovers(found, runtime),
+        gpus=host.gpus(() if isinstance(found, SandboxError) else found.runtimes),
     )
 
 

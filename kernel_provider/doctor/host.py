@@ -2,14 +2,30 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Final
 
 from kernel_provider import names
-from kernel_provider.doctor.model import Space
+from kernel_provider.doctor.model import GpuFacts, Space
 from kernel_provider.engines import ContainerSummary
 from kernel_provider.warden import cgroup
 from kernel_provider.warden.sweep import SOCKET_OF, is_abandoned
+
+DRIVER: Final = Path("/proc/driver/nvidia/version")
+HOOK: Final = "nvidia-container-runtime-hook"
+"""The program of NVIDIA's toolkit that engines look for."""
+CDI: Final = (Path("/etc/cdi"), Path("/var/run/cdi"))
+"""https://docs.docker.com/build/building/cdi"""
+
+
+def gpus(runtimes: Collection[str]) -> GpuFacts:
+    """What there is for sandboxes with GPUs; ``runtimes`` are the engine's."""
+    return GpuFacts(
+        driver=DRIVER.exists(),
+        toolkit="nvidia" in runtimes or shutil.which(HOOK) is not None,
+        cdi=any(path for folder in CDI for path in folder.glob("*nvidia*.*")),
+    )
 
 
 def space(folder: str) -> Space:

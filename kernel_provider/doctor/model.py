@@ -73,6 +73,19 @@ class EngineFacts:
     rootless: bool
     data_root: str
     machine: Machine
+    runtimes: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuFacts:
+    """What a sandbox with GPUs needs, and is there: NVIDIA's driver, and a way for the engine.
+
+    ``toolkit`` is NVIDIA's container toolkit, ``cdi`` a specification of its devices.
+    """
+
+    driver: bool = False
+    toolkit: bool = False
+    cdi: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,3 +141,4 @@ class Facts:
     runtime_space: Space | None = None
     engine_space: Space | None = None
     leftovers: tuple[str, ...] | None = None
+    gpus: GpuFacts = GpuFacts()

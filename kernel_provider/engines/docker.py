@@ -119,13 +119,20 @@ def create_body(spec: SandboxSpec, *, image_id: str, uid: int) -> dict[str, Any]
 
 
 def _device_requests(gpus: int | str | tuple[str, ...]) -> list[dict[str, Any]]:
-    """GPUs as the engine is asked for them, with what computing needs of the driver."""
+    """GPUs as the engine is asked for them, with what computing needs of the driver.
+
+    Devices with names of CDI's ("nvidia.com/gpu=0") have all that in its specification.
+    https://docs.docker.com/reference/api/engine/version/v1.44/#tag/Container
+    """
     if not gpus:
         return []
-    wanted: dict[str, Any] = {"Count": -1 if gpus == "all" else gpus}
-    if isinstance(gpus, tuple):
-        wanted = {"DeviceIDs": list(gpus)}
-    return [{**wanted, "Capabilities": [["gpu", "compute", "utility"]]}]
+    computing = {"Capabilities": [["gpu", "compute", "utility"]]}
+    if not isinstance(gpus, tuple):
+        return [{"Count": -1 if gpus == "all" else gpus, **computing}]
+    by_cdi = [device for device in gpus if "=" in device]
+    plain = [device for device in gpus if device not in by_cdi]
+    requests = [{"DeviceIDs": plain, **computing}] if plain else []
+    return requests + ([{"Driver": "cdi", "DeviceIDs": by_cdi}] if by_cdi else [])
 
 
 class DockerEngine:

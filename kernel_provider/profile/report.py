@@ -11,7 +11,8 @@ from kernel_provider.values import MIB, show
 WIDTH: Final = 640
 HEIGHT: Final = 240
 EDGE: Final = 48
-COLOURS: Final = {"anonymous": "#4c78a8", "shared": "#72b7b2", "kernel": "#b279a2", "files": "#ddd"}
+COLOURS: Final = {"anonymous": "#4c78a8", "shared": "#72b7b2", "kernel": "#b279a2", "files": "#bbb"}
+"""These stand out on a light and on a dark page; what is written has the page's own colour."""
 
 
 def page(profile: Profile, text: str) -> str:
@@ -24,7 +25,8 @@ def page(profile: Profile, text: str) -> str:
         parts.append(over_time(first))
     if len(profile.cpus) > 1:
         parts += ["<h2>Seconds for a result against processors</h2>", over_cpus(profile.cpus)]
-    style = "body {font: 15px sans-serif; max-width: 60em; margin: auto; padding: 1em}"
+    style = ":root {color-scheme: light dark}"
+    style += " body {font: 15px sans-serif; max-width: 60em; margin: auto; padding: 1em}"
     style += " text {font-size: 11px}"
     head = f'<meta charset="utf-8"><title>{html.escape(profile.subject)}</title>'
     return f"<!doctype html>\n{head}<style>{style}</style>\n" + "\n".join(parts) + "\n"
@@ -44,7 +46,7 @@ def over_time(trial: Trial) -> str:
         back = [(s.at / end, y / top) for s, y in zip(samples, floor, strict=True)]
         corners = " ".join(_point(x, y) for x, y in [*there, *reversed(back)])
         parts.append(f'<polygon points="{corners}" fill="{colour}"/>')
-        parts.append(_text(EDGE + 8 + 90 * place, 14, kind, colour="#333"))
+        parts.append(_text(EDGE + 8 + 90 * place, 14, kind))
         parts.append(
             f'<rect x="{EDGE - 4 + 90 * place}" y="5" width="9" height="9" fill="{colour}"/>'
         )
@@ -63,7 +65,7 @@ def over_cpus(trials: Sequence[Trial]) -> str:
         at_x, at_y = _place(x, y)
         parts.append(f'<circle cx="{at_x:.1f}" cy="{at_y:.1f}" r="4" fill="#4c78a8"/>')
         label = f"{trial.limits.cpus:g}: {plan.latency(trial.seen):.1f} s"
-        parts.append(_text(at_x - 10, at_y - 9, label, colour="#333"))
+        parts.append(_text(at_x - 10, at_y - 9, label))
     return _svg([*parts, *_axes(f"{most:g} CPUs", f"{top:.1f} s")])
 
 
@@ -80,14 +82,14 @@ def _axes(right: str, top: str) -> list[str]:
     (left, bottom), (end, high) = _place(0, 0), _place(1, 1)
     line = f"M{left},{high} L{left},{bottom} L{end},{bottom}"
     return [
-        f'<path d="{line}" fill="none" stroke="#333"/>',
-        _text(end - 20, bottom + 14, right, colour="#333"),
-        _text(0, high + 4, top, colour="#333"),
+        f'<path d="{line}" fill="none" stroke="currentColor"/>',
+        _text(end - 20, bottom + 14, right),
+        _text(0, high + 4, top),
     ]
 
 
-def _text(x: float, y: float, text: str, *, colour: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" fill="{colour}">{html.escape(text)}</text>'
+def _text(x: float, y: float, text: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" fill="currentColor">{html.escape(text)}</text>'
 
 
 def _svg(parts: Sequence[str]) -> str:

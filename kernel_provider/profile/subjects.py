@@ -31,7 +31,7 @@ def of_model(entry: Entry, registry: Registry, *, kernel: str, folder: Path) -> 
     revision = "" if entry.revision == MAIN else f", revision={entry.revision!r}"
     load = _LOAD.format(model=entry.id, revision=revision)
     notebook = folder / "profile.ipynb"
-    notebook.write_text(json.dumps(_book([load, _ASK, _ASK])), encoding="utf-8")
+    notebook.write_text(json.dumps(book([load, _ASK, _ASK])), encoding="utf-8")
     snapshot = registry.snapshot(entry)
     return Subject(
         name=entry.label,
@@ -57,7 +57,8 @@ def of_notebook(
     )
 
 
-def _book(sources: list[str]) -> dict[str, Any]:
+def book(sources: list[str]) -> dict[str, Any]:
+    """A notebook of such cells, as its file has it."""
     cells: list[dict[str, Any]] = [
         {
             "cell_type": "code",

@@ -118,14 +118,15 @@ def check_writable(path: Path) -> None:
         raise OutputError(path=str(path), reason="this user may not write there")
 
 
-def write(path: Path, text: str) -> None:
+def write(path: Path, content: str | bytes) -> None:
     """Replace the file, whole or not at all; links are followed. Raises OutputError."""
     target = Path(os.path.realpath(path))
+    data = content.encode() if isinstance(content, str) else content
     try:
         if _is_special(target):
-            target.write_text(text, encoding="utf-8")
+            target.write_bytes(data)
             return
-        _replace(target, text)
+        _replace(target, data)
     except OSError as error:
         raise OutputError(path=str(path), reason=error.strerror or "unknown") from error
 
@@ -135,11 +136,11 @@ def _is_special(path: Path) -> bool:
     return path.exists() and not path.is_file()
 
 
-def _replace(target: Path, text: str) -> None:
+def _replace(target: Path, data: bytes) -> None:
     part = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.part")
     try:
-        with part.open("x", encoding="utf-8") as file:
-            file.write(text)
+        with part.open("xb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         with suppress(FileNotFoundError):

@@ -10,8 +10,11 @@ import signal
 import socket
 import sys
 import threading
+from contextlib import suppress
 from typing import Final
 
+from kernel_provider.errors import UpgradedError
+from kernel_provider.warden.ending import UNHEARD
 from kernel_provider.warden.order import Order
 from kernel_provider.warden.warden import Warden
 
@@ -28,9 +31,29 @@ def main() -> None:
     """Read the order, keep nothing of the session's, serve."""
     os.closerange(LISTENER_FD + 1, FILES)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the owner
-    order = Order.from_json(sys.stdin.read())
+    listener = socket.socket(fileno=LISTENER_FD)
+    try:
+        order = Order.from_json(sys.stdin.read())
+    except UpgradedError as error:
+        refuse(listener, error)
+        return
     limit_self()
-    Warden(order, socket.socket(fileno=LISTENER_FD)).run()
+    Warden(order, listener).run()
+
+
+def refuse(listener: socket.socket, error: UpgradedError) -> None:
+    """Tell whoever has given the order, and leave nothing: it can't be understood."""
+    import json  # noqa: PLC0415  on no usual way
+    import shutil  # noqa: PLC0415
+
+    folder = os.path.dirname(listener.getsockname())
+    gone = {"event": "gone", "clean": True, "subscribers": 0}
+    listener.settimeout(UNHEARD)
+    with suppress(OSError):
+        owner, _ = listener.accept()
+        shutil.rmtree(folder)
+        for event in ({"event": "failed", **error.to_wire()}, gone):
+            owner.sendall(json.dumps(event).encode() + b"\n")
 
 
 def limit_self() -> None:

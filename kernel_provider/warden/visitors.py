@@ -19,7 +19,11 @@ CHUNK: Final = 65536
 
 
 class Visitors:
-    """Opened in the network where clients are, and asked from any other."""
+    """Opened in the network where clients are, and asked from any other.
+
+    Opened by whoever is still the user that it was started as, too: in a user namespace
+    of its own, a process reads root and everybody else as one and the same stranger.
+    """
 
     def __init__(self) -> None:
         """Open the system's tables of connections, and keep them open."""
@@ -49,7 +53,7 @@ class Visitors:
         return None
 
     def close(self) -> None:
-        """Let go of the tables. Twice is fine."""
+        """Let go of the tables: nobody is welcome any more but by UNIX sockets. Twice is fine."""
         while self._tables:
             os.close(self._tables.popitem()[0])
 

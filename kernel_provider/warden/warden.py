@@ -130,7 +130,8 @@ class Warden:
     def leave_network(self) -> None:
         """Have nothing of the host's network about, where that can be; once.
 
-        Takes milliseconds, in which the sandbox comes up.
+        But for its tables of connections, which cannot be opened later, and which a claim
+        with TCP ports needs. Takes milliseconds, in which the sandbox comes up.
         """
         if self.visitors is None:
             from kernel_provider.warden.netns import leave_network  # noqa: PLC0415
@@ -214,6 +215,8 @@ class Warden:
         )
         outer = [socket.socket(fileno=fd) for fd in self.claimant.descriptors]
         self.claimant.descriptors = []
+        if all(listener.family == socket.AF_UNIX for listener in outer):
+            self.visitors.close()  # nothing of the host's network stays
         self.trace.mark("warden: kernel ready")
         relay.open(outer, subscribers=self.claim.subscribers, are_welcome=self.visitors.are_welcome)
         self._deadline.cancel()

@@ -43,6 +43,7 @@ from kernel_provider.errors import (
     SandboxError,
     SandboxLeftError,
     StartError,
+    UpgradedError,
 )
 from kernel_provider.folders import runtime_root
 from kernel_provider.kernelspecs import others
@@ -293,6 +294,7 @@ def spoken(folder: Path) -> Iterator[str]:
             EnginePermissionError(socket="/var/run/docker.sock"),
             ImageMissingError(image=names.IMAGE),
             ImageProtocolError(image=names.IMAGE, found=1, expected=2),
+            UpgradedError(old="0.1.0", new="0.2.0"),
             StartError(reason="it was not ready within 55 s", last_words=""),
             RuntimeFolderFullError(path="/tmp/executor-ml-1000"),
             EngineDiskError(action="create the sandbox", folder="/var/lib/docker"),
@@ -322,15 +324,15 @@ def encrypted(folder: Path) -> ConnectionInfoError:
     return caught.value
 
 
-def test_every_message_is_one_of_ours(tmp_path: Path, explored: Explored) -> None:
+def test_every_message_is_one_of_ours(short_folder: Path, explored: Explored) -> None:
     """What is quoted is what is said, word for word but for paths."""
     said = {
         text.splitlines()[0]
-        .replace(f"{tmp_path}/docker.sock", "/var/run/docker.sock")
-        .replace(f"{tmp_path}/nowhere", "/srv/models/nowhere")
-        .replace(f"{tmp_path}/kernel.json", "/run/kernel.json")
-        .replace(f"{tmp_path}/open", "/tmp/executor-ml-1000")
-        for text in spoken(tmp_path)
+        .replace(f"{short_folder}/docker.sock", "/var/run/docker.sock")
+        .replace(f"{short_folder}/nowhere", "/srv/models/nowhere")
+        .replace(f"{short_folder}/kernel.json", "/run/kernel.json")
+        .replace(f"{short_folder}/open", "/tmp/executor-ml-1000")
+        for text in spoken(short_folder)
     }
     for code in CELLS:
         error = run(explored.client, code).error

@@ -24,7 +24,7 @@ from kernels import Outcome, collect, run, run_to_death
 from launches import Started, plain_manager, started, wait_until_used
 from sandboxes import until
 
-from kernel_provider import cli, kernelspecs
+from kernel_provider import cli, kernelspecs, names
 from kernel_provider.engines.docker import find_socket
 from kernel_provider.pool import hand
 from kernel_provider.recipe import Recipe
@@ -325,6 +325,20 @@ def test_it_serves_loopback_only(plain: Pair) -> None:
             if row.split()[3] == "0A" and int(port, 16) in km.ports:
                 found.add((address, int(port, 16)))
     assert found == {("0100007F", port) for port in km.ports}
+
+
+def test_only_wardens_with_ports_look_at_the_hosts_connections(
+    plain: Pair, shared_kernel: Pair, engine: docker.DockerClient
+) -> None:
+    """They must know who comes; one whose clients use UNIX sockets has put that away."""
+    held = []
+    for _, client in (plain, shared_kernel):
+        uid = run(client, "import os; os.getuid()").result
+        labels = engine.containers.get(f"executor-ml-{uid}").labels
+        files = Path("/proc", labels[names.LABEL_WARDEN].split(":")[2], "fd").iterdir()
+        held.append({file.readlink().name for file in files} & {Path(t).name for t in TABLES})
+    assert "tcp" in held[0]
+    assert not held[1]
 
 
 # --- starts that fail ---------------------------------------------------------------------

@@ -122,18 +122,15 @@ def own_engine(somebody: Person) -> Iterator[EngineHome]:
 Place = AbstractContextManager[object]
 
 
-def not_allowed(who: Person, request: pytest.FixtureRequest) -> Place:
-    """The socket as the engine makes it: for root and a group."""
+def an_empty_engine(who: Person, request: pytest.FixtureRequest, *, mode: int = 0o666) -> Place:
+    """One that everybody may use, unless told otherwise, and that has hardly any image."""
     home: EngineHome = request.getfixturevalue("own_engine")
-    home.socket.chmod(0o660)
+    home.socket.chmod(mode)
     return who.engine_at(home.socket)
 
 
-def an_empty_engine(who: Person, request: pytest.FixtureRequest) -> Place:
-    """One that everybody may use, and that has hardly any image."""
-    home: EngineHome = request.getfixturevalue("own_engine")
-    home.socket.chmod(0o666)
-    return who.engine_at(home.socket)
+not_allowed = partial(an_empty_engine, mode=0o660)
+"""The socket as the engine makes it: for root and a group."""
 
 
 @contextmanager

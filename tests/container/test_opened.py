@@ -184,16 +184,17 @@ def test_a_servers_configuration_holds_its_kernels(image: str, tmp_path: Path) -
         assert printed(client, code)[0] == str(640 * 2**20)
 
 
+@pytest.mark.parametrize(("gpus", "named"), [("all", "gpu"), (["nvidia.com/gpu=0"], "cdi")])
 def test_gpus_that_the_engine_cannot_give_are_a_typed_error(
-    engine: docker.DockerClient, image: str
+    gpus: object, named: str, engine: docker.DockerClient, image: str
 ) -> None:
     """With what the engine said, and what it lacks; nothing is left of the attempt."""
     assert image
     if "nvidia" in engine.info()["Runtimes"]:
         pytest.skip("this engine may have GPUs to give")
     with pytest.raises(GpuError) as caught:
-        manager({"gpus": "all"}).start_kernel()
+        manager({"gpus": gpus}).start_kernel()
     first, second = str(caught.value).splitlines()
     assert first.startswith("the engine did not start a sandbox with GPUs: ")
-    assert "gpu" in first.partition("GPUs: ")[2]
+    assert named in first.partition("GPUs: ")[2]
     assert "nvidia-ctk runtime configure" in second

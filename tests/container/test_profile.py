@@ -1,16 +1,22 @@
 """A profile's runs in real sandboxes, and that what it recommends holds."""
 
+import base64
 import json
 import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.manager import KernelManager
+from sandboxes import value
 
 from kernel_provider import cli
 from kernel_provider.demo import model as smollm2
 from kernel_provider.models.store import Registry, place
-from kernel_provider.profile.model import Limits, Seen, Subject, Verdict
+from kernel_provider.profile.memory import Kinds
+from kernel_provider.profile.model import Limits, Profile, Sample, Seen, Subject, Trial, Verdict
+from kernel_provider.profile.picture import HEIGHT, WIDTH, draw
 from kernel_provider.profile.plan import judge
 from kernel_provider.profile.subjects import of_model
 from kernel_provider.profile.trial import run
@@ -19,6 +25,7 @@ from kernel_provider.values import MIB
 
 pytestmark = [pytest.mark.container, pytest.mark.usefixtures("image")]
 
+Pair = tuple[KernelManager, BlockingKernelClient]
 RUNS = 20
 
 
@@ -72,6 +79,61 @@ def test_a_run_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     seen = tried(notebook(tmp_path, "while True: pass"), 256, patience=3)
     assert judge(seen, files=0) is Verdict.SLOW
     assert seen.seconds < 30
+
+
+def profile() -> Profile:
+    """Of a search that found something."""
+    kinds = [
+        Kinds(
+            anonymous=size,
+            shared=4 << 20,
+            files=size // 2,
+            kernel=8 << 20,
+            reread=0,
+            major_faults=0,
+        )
+        for size in (50 << 20, 300 << 20, 350 << 20)
+    ]
+    samples = tuple(Sample(at=2.0 * n, kinds=k) for n, k in enumerate(kinds))
+    seen = Seen(samples=samples, seconds=4.0, first=3.0)
+    cpus = [
+        Trial(
+            limits=Limits(memory=480 * MIB, cpus=cpus),
+            seen=Seen(seconds=seconds),
+            verdict=Verdict.FITS,
+        )
+        for cpus, seconds in ((0.25, 16.0), (0.5, 8.0), (1.0, 4.0), (2.0, 3.8))
+    ]
+    first = Trial(limits=Limits(memory=640 * MIB, cpus=2.0), seen=seen, verdict=Verdict.FITS)
+    return Profile(
+        subject="org/<i>model</i> $x_1$",
+        memory=(first,),
+        cpus=tuple(cpus),
+        minimum=416 * MIB,
+        recommended=Limits(memory=480 * MIB, cpus=1.0),
+        complete=True,
+    )
+
+
+COLOURS = """
+import base64, collections, io
+from PIL import Image
+picture = Image.open(io.BytesIO(base64.b64decode("{picture}")))
+counted = collections.Counter(picture.get_flattened_data())
+(picture.size, [counted[colour] for colour in {colours}], picture.getpixel((0, 0)))
+"""
+
+
+def test_the_plots_are_drawn_in_a_sandbox(shared_kernel: Pair) -> None:
+    """On white paper, with every area and line in its colour."""
+    _, client = shared_kernel
+    made = draw(profile(), kernel="executor-ml", note=Note())
+    colours = [(76, 120, 168, 255), (187, 187, 187, 255), (196, 78, 82, 255)]
+    picture = base64.b64encode(made).decode()
+    size, counts, corner = value(client, COLOURS.format(picture=picture, colours=colours))
+    assert size == (WIDTH, HEIGHT)
+    assert all(count > 500 for count in counts), counts
+    assert corner == (255, 255, 255, 255)
 
 
 # --- that it holds ------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def by_nbclient(folder: Path) -> Report:
 
 CLIENTS: dict[str, tuple[Callable[[Path], Report], str]] = {
     "executor-ml run": (by_run, "14"),
-    "papermill": (by_papermill, "1"),
+    "papermill": (by_papermill, "138"),
     "nbclient": (by_nbclient, "DeadKernelError"),
 }
 WORDS = (

@@ -201,6 +201,15 @@ def test_gpus_are_asked_for_by_count_or_by_name(
     assert body["HostConfig"]["DeviceRequests"] == [{**asked, **capabilities}]
 
 
+def test_gpus_are_asked_for_by_their_cdi_names() -> None:
+    """As Docker's own client does; what computing needs is in CDI's specification."""
+    asked = ("nvidia.com/gpu=0", "GPU-1", "nvidia.com/gpu=1:0")
+    body = create_body(replace(SPEC, gpus=asked), image_id="i", uid=1)
+    plain, by_cdi = body["HostConfig"]["DeviceRequests"]
+    assert plain == {"DeviceIDs": ["GPU-1"], "Capabilities": [["gpu", "compute", "utility"]]}
+    assert by_cdi == {"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=0", "nvidia.com/gpu=1:0"]}
+
+
 class FakeDocker:
     """Answers each connection with what ``answer(request)`` gives; None is silence."""
 

@@ -13,7 +13,7 @@ from kernel_provider.ceilings import Ceilings, Machine
 from kernel_provider.commands.doctor import mend, report, wants_colour
 from kernel_provider.doctor import CheckResult, Facts, Status, examine
 from kernel_provider.doctor import mend as mending
-from kernel_provider.doctor.model import EngineFacts, Listing, ServerSettings, Space
+from kernel_provider.doctor.model import EngineFacts, GpuFacts, Listing, ServerSettings, Space
 from kernel_provider.engines import ImageFacts
 from kernel_provider.errors import (
     ConfigError,
@@ -140,6 +140,30 @@ BAD: list[tuple[Facts, str, Status, str, str]] = [
         Status.FAIL,
         "/etc/p: k = 1",
         "change k in /etc/p",
+    ),
+    (
+        with_spec(config={"gpus": "all"}),
+        "kernelspec executor-ml",
+        Status.FAIL,
+        "no driver of NVIDIA's on this machine and no container toolkit of NVIDIA's",
+        "install NVIDIA's container toolkit",
+    ),
+    (
+        replace(with_spec(config={"gpus": 1}), gpus=GpuFacts(driver=True, cdi=True)),
+        "kernelspec executor-ml",
+        Status.FAIL,
+        "it asks for GPUs, and there is no container toolkit of NVIDIA's in the engine",
+        "nvidia-ctk runtime configure",
+    ),
+    (
+        replace(
+            with_spec(config={"gpus": ["nvidia.com/gpu=0"]}),
+            gpus=GpuFacts(driver=True, toolkit=True),
+        ),
+        "kernelspec executor-ml",
+        Status.FAIL,
+        "no specification of them in /etc/cdi (nvidia-ctk cdi generate)",
+        "install NVIDIA's container toolkit",
     ),
     (
         replace(GOOD, kernelspecs=()),
@@ -312,6 +336,20 @@ BAD: list[tuple[Facts, str, Status, str, str]] = [
         "executor-ml prune",
     ),
 ]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "there"),
+    [
+        ("all", GpuFacts(driver=True, toolkit=True)),
+        (["0"], GpuFacts(driver=True, toolkit=True)),
+        (["nvidia.com/gpu=0"], GpuFacts(driver=True, cdi=True)),
+    ],
+)
+def test_gpus_need_nothing_that_is_there(wanted: object, there: GpuFacts) -> None:
+    """By either way of the engine to them."""
+    told = result(replace(with_spec(config={"gpus": wanted}), gpus=there), "kernelspec executor-ml")
+    assert (told.status, told.fix) == (Status.OK, "")
 
 
 @pytest.mark.parametrize(("facts", "name", "status", "found", "fix"), BAD)

@@ -16,7 +16,7 @@ from kernel_provider import admin, kernelspecs, names
 from kernel_provider.ceilings import Machine
 from kernel_provider.doctor import gather, host, jupyter
 from kernel_provider.doctor.engine import ask
-from kernel_provider.doctor.model import ServerSettings
+from kernel_provider.doctor.model import GpuFacts, ServerSettings
 from kernel_provider.engines import ContainerSummary
 from kernel_provider.errors import (
     EngineError,
@@ -38,6 +38,7 @@ INFO: dict[str, Any] = {
     "DockerRootDir": "/home/me/.local/share/docker",
     "NCPU": 8,
     "MemTotal": 1 << 34,
+    "Runtimes": {"runc": {}, "nvidia": {}},
 }
 VERSION = {"Version": "29.0", "ApiVersion": "1.52", "MinAPIVersion": "1.44"}
 
@@ -88,6 +89,21 @@ def test_the_engine_is_described(docker: tuple[str, dict[str, tuple[int, bytes]]
     assert (found.api, found.oldest_api, found.version) == ("1.52", "1.44", "29.0")
     assert found.machine == Machine(cpus=8, memory=1 << 34)
     assert found.data_root == "/home/me/.local/share/docker"
+    assert found.runtimes == {"runc", "nvidia"}
+
+
+def test_what_gpus_need_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver, the toolkit as a runtime or as its program, a specification for CDI."""
+    driver, cdi, programs = tmp_path / "version", tmp_path / "cdi", tmp_path / "bin"
+    monkeypatch.setattr(host, "DRIVER", driver)
+    monkeypatch.setattr(host, "CDI", (cdi,))
+    monkeypatch.setenv("PATH", str(programs))
+    assert host.gpus(["runc"]) == GpuFacts()
+    assert host.gpus(["runc", "nvidia"]) == GpuFacts(toolkit=True)
+    for path in (driver, cdi / "nvidia.yaml", programs / host.HOOK):
+        path.parent.mkdir(exist_ok=True)
+        path.touch(0o755)
+    assert host.gpus(["runc"]) == GpuFacts(driver=True, toolkit=True, cdi=True)
 
 
 @pytest.mark.parametrize(

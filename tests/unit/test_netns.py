@@ -51,15 +51,14 @@ pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="plays root and another
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Path]:
+def engine(short_folder: Path) -> Iterator[Path]:
     """A socket with a path that root serves, in this network, in a folder for all."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o777)
+    short_folder.chmod(0o777)
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "engine"))
-        (tmp_path / "engine").chmod(0o666)
+        listener.bind(str(short_folder / "engine"))
+        (short_folder / "engine").chmod(0o666)
         listener.listen()
-        yield tmp_path / "engine"
+        yield short_folder / "engine"
 
 
 def seen(engine: Path, uid: int, word: str) -> dict[str, Any]:

@@ -131,6 +131,7 @@ def test_loopback_is_a_word(value: object, parsed: object) -> None:
         ("2", 2, "2"),
         (1.0, 1, "1"),
         (["0", "1"], ("0", "1"), "0 1"),
+        (["nvidia.com/gpu=1:0"], ("nvidia.com/gpu=1:0",), "nvidia.com/gpu=1:0"),
     ],
 )
 def test_gpus_are_all_some_or_these(value: object, parsed: object, shown: str) -> None:
@@ -219,6 +220,8 @@ def test_no_key_loosens_the_hardening(key: str) -> None:
         ({"gpus": []}, 'write "all"'),
         ({"gpus": [True]}, 'write "all"'),
         ({"gpus": ["0,1"]}, 'write "all"'),
+        ({"gpus": ["vendor.com/net=eth0"]}, 'write "all"'),
+        ({"gpus": ["nvidia.com/gpu="]}, 'write "all"'),
         ({"gpus": True}, 'write "all"'),
     ],
 )
@@ -266,6 +269,8 @@ def test_any_json_gives_a_policy_or_one_of_our_errors(key: str, value: object) -
         ("gpus", 1, 0),
         ("gpus", ["0", "1"], 1),
         ("gpus", "all", 8),
+        ("gpus", ["all"], 8),
+        ("gpus", ["0", "nvidia.com/gpu=all"], 8),
     ],
 )
 def test_a_limit_above_its_ceiling_names_both_and_who_set_it(

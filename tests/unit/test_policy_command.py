@@ -1,6 +1,7 @@
 """``executor-ml policy``: what is in force, and who says so."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ def test_each_value_has_its_source() -> None:
     assert found["memory"] == Setting(
         key="memory",
         value=1024 * MIB,
+        in_server=1024 * MIB,
         source="/k/mine/kernel.json",
         ceiling=2048 * MIB,
         ceiling_source="/etc/p.toml",
@@ -40,6 +42,7 @@ def test_each_value_has_its_source() -> None:
     assert found["cpus"] == Setting(
         key="cpus",
         value=0.5,
+        in_server=0.5,
         source="default",
         ceiling=1.0,
         ceiling_source="EXECUTOR_ML_MAX_CPUS",
@@ -52,11 +55,31 @@ def test_each_value_has_its_source() -> None:
     assert found["preload"].value == ("numpy",)
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ({}, "128 MB (32 MB in a server)"),
+        ({"output_limit": ("/etc/p.toml", "64m")}, "64 MB"),
+    ],
+)
+def test_a_servers_own_default_is_shown_beside_the_others(
+    said: dict[str, tuple[str, object]], shown: str
+) -> None:
+    """Unless somebody said what it is to be: that holds everywhere."""
+    settings = in_force(SPEC, Ceilings(defaults=said))
+    (line,) = [row for row in table(settings).splitlines() if row.startswith("output_limit ")]
+    assert shown in re.split("  +", line)
+    differing = [s.key for s in settings if s.in_server != s.value]
+    assert differing == [key for key in ("output_limit", "message_rate") if key not in said]
+
+
 def test_the_table_is_aligned_and_readable() -> None:
     """Values as people write them, a dash for no ceiling."""
     lines = table(in_force(SPEC, Ceilings())).splitlines()
     assert lines[0].split("  ")[0] == "setting"
-    assert "memory           1 GB                /k/mine/kernel.json  -        -" in lines
+    (memory,) = [line for line in lines if line.startswith("memory ")]
+    assert re.split("  +", memory) == ["memory", "1 GB", "/k/mine/kernel.json", "-", "-"]
+    assert memory.index("/k/mine") == lines[0].index("set by")
     assert any(line.startswith("mounts") and " none " in line for line in lines)
     assert any(line.startswith("preload") and " numpy " in line for line in lines)
 

@@ -39,6 +39,7 @@ def options(*words: str) -> argparse.Namespace:
         (["--model", "org/tiny", "--model", "org/tiny"], 2, "there is nothing to profile"),
         (["n.ipynb", "--save"], 2, "--save keeps the limits with one model"),
         (["--model", "org/tidy"], 78, "did you mean 'org/tiny@v1'?"),
+        (["--model", "org/tiny", "--png", "/nowhere/x.png"], 74, "cannot write /nowhere/x.png"),
         (["nowhere.ipynb"], 66, "nowhere.ipynb: there is no such file"),
         (["--model", "org/tiny", "--html", "/nowhere/x.html"], 74, "cannot write /nowhere/x.html"),
         (["--model", "org/tiny", "--kernel", "none"], 78, "no sandboxed kernel named 'none'"),

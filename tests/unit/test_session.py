@@ -1,16 +1,25 @@
+import asyncio
 import gc
 import os
+import resource
 import secrets
 import shutil
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from kernel_provider.errors import RuntimeFolderError
+from kernel_provider import __version__
+from kernel_provider.errors import RuntimeFolderError, UpgradedError, WardenError
 from kernel_provider.folders import RUNTIME_VARIABLE, SOCKET_PATH_LIMIT, runtime_root
+from kernel_provider.link import Link
+from kernel_provider.policy import KernelPolicy
+from kernel_provider.recipe import Recipe
 from kernel_provider.session import Session
+from kernel_provider.warden.order import Order
 
 
 @pytest.fixture
@@ -138,3 +147,60 @@ def test_a_session_that_is_forgotten_leaves_nothing(short: Path) -> None:
     del session
     gc.collect()
     assert not folder.exists()
+
+
+# --- starts that end before there is a sandbox ------------------------------------------------
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """This process can open nothing more."""
+    least = os.dup(0)
+    os.close(least)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (least, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_lack_of_descriptors_is_not_the_folders(short: Path) -> None:
+    """Nothing is wrong with that, so nobody is sent to look there."""
+    order = Recipe(policy=KernelPolicy(), address="/none").order(str(short))
+    with no_descriptor_left(), pytest.raises(WardenError, match="be started: Too many open files"):
+        Link.claim(order, {"op": "claim"}, [])
+    assert not list(Path(order.folder).iterdir())
+
+
+def test_what_is_the_folders_is_told_as_such(short: Path) -> None:
+    """Once, by whoever meets it; and nothing is left of the start."""
+    session = Session(environ={RUNTIME_VARIABLE: str(short), "DOCKER_HOST": "unix:///x"}, name="t")
+    order = Recipe.order
+
+    def taken(recipe: Recipe, root: str, *, parked: bool = False, trace: str = "") -> Order:
+        made = order(recipe, root, parked=parked, trace=trace)
+        Path(made.folder, "w").touch()
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Recipe, "order", taken)
+        with pytest.raises(RuntimeFolderError) as caught:
+            session.launch(KernelPolicy(), key="k", env={})
+    session.close()
+    assert caught.value.data == {"path": str(short), "reason": "Address already in use"}
+    assert not list(short.iterdir())
+
+
+def test_a_package_that_was_replaced_meanwhile(short: Path) -> None:
+    """What this process orders, the new warden does not understand, and says so."""
+    session = Session(environ={RUNTIME_VARIABLE: str(short), "DOCKER_HOST": "unix:///x"}, name="t")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kernel_provider.recipe.Order", partial(Order, version="0.0.1"))
+        session.launch(KernelPolicy(), key="k", env={})
+    with pytest.raises(UpgradedError) as caught:
+        asyncio.run(session.launched(20))
+    session.close()
+    assert caught.value.data == {"old": "0.0.1", "new": __version__}
+    assert "\nFix: restart it: the Jupyter server" in str(caught.value)
+    assert not list(short.iterdir())

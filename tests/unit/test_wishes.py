@@ -1,7 +1,11 @@
 import json
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from kernel_provider import __version__
+from kernel_provider.errors import UpgradedError
 from kernel_provider.hardening import sandbox_spec
 from kernel_provider.policy import KernelPolicy
 from kernel_provider.warden.order import Order
@@ -23,6 +27,29 @@ def test_an_order_arrives_as_it_was_given() -> None:
     spec = sandbox_spec(KernelPolicy(env={"A": "1"}), rendezvous="/w/r")
     order = Order(engine="docker", address="/s", spec=spec, folder="/w", startup_timeout=1.5)
     assert Order.from_json(order.to_json()) == order
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda told: told.update(version="0.0.1"),
+        lambda told: told.pop("version"),
+        lambda told: told.update(colour="red"),
+        lambda told: told.pop("folder"),
+        lambda told: told["spec"].update(colour="red"),
+        lambda told: told["spec"].pop("memory"),
+        lambda told: told["spec"].pop("mounts"),
+    ],
+)
+def test_another_versions_order_is_told_apart(change: Callable[[dict[str, Any]], object]) -> None:
+    """By its number, and by what it has or lacks where that is the same."""
+    spec = sandbox_spec(KernelPolicy(), rendezvous="/w/r")
+    order = Order(engine="docker", address="/s", spec=spec, folder="/w", startup_timeout=1.5)
+    told = json.loads(order.to_json())
+    change(told)
+    with pytest.raises(UpgradedError) as caught:
+        Order.from_json(json.dumps(told))
+    assert caught.value.data == {"old": told.get("version", "unknown"), "new": __version__}
 
 
 @pytest.mark.parametrize(
