@@ -12,7 +12,7 @@ ARGS ?=
 IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench soak clean venv image picture
+.PHONY: help demo test check format bench soak journeys clean venv image picture
 
 help:
 	@echo "make demo    set everything up and run a notebook in the sandbox, from nothing"
@@ -21,7 +21,8 @@ help:
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make bench   the sandbox against a local kernel, in one run"
 	@echo "make soak    300 start, run, kill cycles, counting what is left behind"
-	@echo "make picture docs/jupyterlab.png anew, from a real JupyterLab"
+	@echo "make journeys every journey in a real JupyterLab, five times in a row (TIMES=5)"
+	@echo "make picture docs/walk.png anew, from a real JupyterLab"
 	@echo "make clean   stop our engine; remove .venv, out and caches"
 
 demo:
@@ -39,7 +40,7 @@ test:
 
 picture:
 	@$(BOOTSTRAP) test
-	@$(IN_VENV) pytest tests/browser --picture $(ARGS)
+	@$(IN_VENV) pytest tests/browser/test_walk.py --picture $(ARGS)
 
 check: venv
 	@$(BIN)/ruff check .
@@ -56,6 +57,12 @@ bench: image
 soak: export EXECUTOR_ML_SOAK_CYCLES ?= 300
 soak: image
 	@$(IN_VENV) pytest -m soak $(ARGS)
+
+journeys: TIMES ?= 5
+journeys:
+	@$(BOOTSTRAP) test
+	@for run in $$(seq $(TIMES)); do \
+	    $(IN_VENV) pytest tests/browser -m "soak or not soak" $(ARGS) || exit 1; done
 
 clean:
 	@$(BOOTSTRAP) clean

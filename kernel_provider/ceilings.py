@@ -69,6 +69,7 @@ LEAST: Final[Mapping[str, float]] = {
 IMAGES: Final = "allowed_images"
 MOUNT_SOURCES: Final = "mount_sources"
 DEFAULTS: Final = "defaults"
+DEFAULT_VARIABLES: Final = "EXECUTOR_ML_DEFAULT_"
 
 Said = Mapping[str, tuple[str, object]]
 """Values by name, each with who said it."""
@@ -165,14 +166,19 @@ class _Collector:
         return self.said({key: (path, value) for key, value in table.items()})
 
     def environment(self, environ: Mapping[str, str]) -> "_Collector":
-        """One variable for each limit; an empty one is a mistake, not infinity.
+        """One variable for each limit, and one for each default; an empty one is a mistake.
 
-        And where its user's models are.
+        And where its user's models are. A default that does not exist is told where
+        defaults are read, as the variable's.
         """
         for key in LIMITS:
             variable = f"EXECUTOR_ML_MAX_{key.upper()}"
             if variable in environ:
                 self._hold(key, environ[variable], variable)
+        for variable in sorted(environ):
+            if variable.startswith(DEFAULT_VARIABLES):
+                key = variable.removeprefix(DEFAULT_VARIABLES).lower()
+                self._defaults[key] = (variable, environ[variable])
         self._registry = place(environ)
         return self
 

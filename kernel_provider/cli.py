@@ -18,6 +18,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "engine": ("kernel_provider.commands.engine", "run a container engine where there is none"),
     "prune": ("kernel_provider.commands.prune", "remove what killed processes left behind"),
     "run": ("kernel_provider.commands.run", "run a notebook in a sandbox and save it"),
+    "grade": ("kernel_provider.commands.grade", "grade a class's notebooks in sandboxes"),
     "extract": ("kernel_provider.commands.extract", "write files that a notebook has sent"),
     "install": ("kernel_provider.commands.install", "write a kernelspec with its own limits"),
     "policy": ("kernel_provider.commands.policy", "show every setting in force, and who set it"),
@@ -29,6 +30,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "unbundle": ("kernel_provider.commands.unbundle", "put a bundle into effect on this machine"),
     "doctor": ("kernel_provider.commands.doctor", "find what is wrong here, and mend it"),
     "verify": ("kernel_provider.commands.verify", "attack a sandbox, and see that it holds"),
+    "proxy": ("kernel_provider.commands.proxy", "let people start kernels, and nothing else"),
     "completion": ("kernel_provider.commands.completion", "print a script for tab completion"),
     "launch": ("kernel_provider.commands.launch", "what a kernelspec's argv names (see --help)"),
 }

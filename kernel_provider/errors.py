@@ -165,6 +165,14 @@ class SandboxLeftError(EngineError):
     fix = "nothing of it runs; once the engine answers, the next start or executor-ml prune does it"
 
 
+class ProxySocketError(SandboxError):
+    """The proxy before the engine cannot listen where it was told to."""
+
+    exit_code = 73
+    summary = "the proxy cannot listen at {socket}: {reason}"
+    fix = "name another path with --socket, in a folder of root's, and a group that exists"
+
+
 class GpuError(EngineError):
     """The engine could not give a sandbox the GPUs that it was asked for."""
 

@@ -7,6 +7,8 @@ PROTOCOL: Final = 1
 
 IMAGE: Final = "executor-ml:latest"
 BASE_IMAGE: Final = "executor-base:latest"
+COMMON_IMAGE: Final = "executor-common"
+"""What all kernels' images of a stack stand on; its tag is the stack's name."""
 
 LABEL: Final = "executor-ml"
 """Every container and image of ours carries this label; its value is the kind."""

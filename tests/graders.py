@@ -26,20 +26,20 @@ LOCK: Final = ROOT / "tests/graders.lock"
 PIP: Final = (sys.executable, "-m", "pip", "--disable-pip-version-check", "-q")
 
 
-def installed() -> Path:
+def installed(lock: Path = LOCK) -> Path:
     """The folder of the tools, in the user's cache by the lock's content; made at first.
 
     Skips the test where the package index cannot be reached, and fails where it can and
     the lock does not hold.
     """
-    content = LOCK.read_bytes() + str(sys.version_info[:3]).encode()
-    wanted = cache_folder(os.environ) / "graders" / hashlib.sha256(content).hexdigest()[:32]
+    content = lock.read_bytes() + str(sys.version_info[:3]).encode()
+    wanted = cache_folder(os.environ) / lock.stem / hashlib.sha256(content).hexdigest()[:32]
     if wanted.exists():
         return wanted
     wanted.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=wanted.parent) as made:
         folder = Path(made, "tools")
-        _install(folder)
+        _install(lock, folder)
         _make_movable(folder / "bin")
         try:
             folder.rename(wanted)
@@ -48,24 +48,24 @@ def installed() -> Path:
     return wanted
 
 
-def _install(folder: Path) -> None:
+def _install(lock: Path, folder: Path) -> None:
     """Install what the lock names, and nothing that it needs: .venv has the rest."""
-    only = ("--no-deps", "--require-hashes", "-r", str(LOCK))
+    only = ("--no-deps", "--require-hashes", "-r", str(lock))
     command = [*PIP, "install", "--target", str(folder), *only]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode:
-        _skip_without_an_index()
-        pytest.fail(f"{LOCK.name} cannot be installed:\n{done.stderr}")
+        _skip_without_an_index(lock)
+        pytest.fail(f"{lock.name} cannot be installed:\n{done.stderr}")
 
 
-def _skip_without_an_index() -> None:
-    first = re.findall(r"^\S+==\S+", LOCK.read_text(), re.MULTILINE)[0]
+def _skip_without_an_index(lock: Path) -> None:
+    first = re.findall(r"^\S+==\S+", lock.read_text(), re.MULTILINE)[0]
     with tempfile.TemporaryDirectory() as folder:
         command = [*PIP, "download", "--no-deps", "-d", folder, first]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1]
-        pytest.skip(f"nbgrader and nbval are not there, nor a package index: {last}")
+        pytest.skip(f"what {lock.name} names is not there, nor a package index: {last}")
 
 
 def _make_movable(programs: Path) -> None:
@@ -103,6 +103,33 @@ def sample_course(folder: Path, tools: Path) -> Path:
     shutil.copytree(guide / "submitted", folder / "submitted")
     (folder / "nbgrader_config.py").write_text(CONFIG)
     return folder
+
+
+OWN: Final = {
+    "timeout": {"timeout": 0.0},
+    "submitted-unchanged": {
+        "submitted-changed": 2.0,
+        "submitted-cheat-attempt": 1.0,
+        "submitted-cheat-attempt-alternative": 1.0,
+    },
+    "open_relative_file": {"open_relative_file": 10.0},
+}
+"""nbgrader's own test notebooks: the source, and submissions with the points that they get."""
+
+
+def own_course(folder: Path, source: str, tools: Path) -> Path:
+    """A course whose assignment ps2 is one of nbgrader's own, with its submissions."""
+    own = tools / "nbgrader/tests/apps/files"
+    course = sample_course(folder, tools)
+    books = {course / "source/ps2": source}
+    books |= {course / "submitted" / name / "ps2": name for name in OWN[source]}
+    for place, name in books.items():
+        place.mkdir(parents=True)
+        shutil.copy(own / f"{name}.ipynb", place / "problem.ipynb")
+        shutil.copy(own / "data.txt", place)
+    with (course / "nbgrader_config.py").open("a") as config:
+        config.write("c.Execute.timeout = 3\n")
+    return course
 
 
 def add(

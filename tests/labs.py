@@ -1,22 +1,27 @@
 """JupyterLab in a page, used as a person does: by its launcher, toolbars, cells and keys."""
 
 import re
+from pathlib import Path
+from typing import Final
 
 from playwright.sync_api import Locator, Page, expect
+
+SCREENSHOTS: Final = Path(__file__).parent.parent / "out" / "screenshots"
 
 
 class Notebook:
     """A notebook in a page, used as a person does: by its toolbar, cells and keys."""
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: Page, panel: Locator | None = None) -> None:
+        """``panel`` tells which, where the page shows more than one."""
         self.page = page
-        self.panel = page.locator(".jp-NotebookPanel:visible")
+        self.panel = panel or page.locator(".jp-NotebookPanel:visible")
         self.cells = self.panel.locator(".jp-Notebook .jp-Cell")
 
     def wait_for(self, status: str) -> None:
         """Wait until the status bar says so of our kernel."""
         bar = self.page.locator("#jp-main-statusbar")
-        expect(bar).to_contain_text(re.compile(rf"offline\) \| ({status})"), timeout=15_000)
+        expect(bar).to_contain_text(re.compile(rf"offline[^|]*\) \| ({status})"), timeout=60_000)
 
     def wait_idle(self) -> None:
         """Wait until the kernel is there and has nothing to do."""
@@ -58,6 +63,11 @@ class Notebook:
         return self.panel.locator(f"[data-jp-item-name={name}]")
 
 
+def shoot(page: Page, name: str) -> None:
+    """Keep how a page looks now, in ``out/screenshots``."""
+    page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+
 def prompt(cell: Locator) -> Locator:
     """What stands left of a cell: its number, or a star while it runs."""
     return cell.locator(".jp-InputPrompt")
@@ -80,6 +90,12 @@ def accept(found: Locator) -> None:
     expect(found).to_have_count(0)
 
 
+def restart(page: Page, notebook: Notebook, *, button: str = "restart") -> None:
+    """Press the toolbar's button and say yes."""
+    notebook.button(button).click()
+    accept(dialog(page, "Restart Kernel?"))
+
+
 def cards(page: Page | Locator, name: str) -> Locator:
     """A kernel's cards in the launcher: one for notebooks, one for consoles."""
     return page.locator(f'.jp-LauncherCard[title="{name}"]')
@@ -94,10 +110,15 @@ def open_notebook(page: Page, url: str, name: str) -> Notebook:
     return notebook
 
 
-def choose(page: Page, notebook: Notebook, name: str) -> None:
-    """Change to another kernel, by the dialog behind the kernel's name, and wait for it."""
+def ask_for(page: Page, notebook: Notebook, name: str) -> None:
+    """Ask for another kernel, by the dialog behind the kernel's name."""
     notebook.panel.locator(".jp-Toolbar-kernelName").click()
     asking = dialog(page, "Select Kernel")
     asking.locator("select").select_option(label=name)
     accept(asking)
+
+
+def choose(page: Page, notebook: Notebook, name: str) -> None:
+    """Change to another kernel, and wait for it."""
+    ask_for(page, notebook, name)
     expect(notebook.panel.locator(".jp-Toolbar-kernelName")).to_have_text(name)

@@ -72,11 +72,12 @@ def persons_folder(folder: Path) -> Path:
 
 
 def typed(
-    command: str, folder: Path, *, beside: Path | None = None
+    command: str, folder: Path, *, beside: Path | None = None, within: float = 300
 ) -> subprocess.CompletedProcess[str]:
     """Run a command as typed in a folder; programs of this environment come first.
 
-    ``beside`` is a folder of packages, as if they were installed as well.
+    ``beside`` is a folder of packages, as if they were installed as well. Raises
+    subprocess.TimeoutExpired where it does not end ``within`` so many seconds.
     """
     program, *words = shlex.split(command)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -95,6 +96,6 @@ def typed(
         input="print(6 * 7)\nexit\n",
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=within,
         check=False,
     )

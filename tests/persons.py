@@ -6,7 +6,7 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Final
 import nbformat
 from proxy import EngineProxy, proxied
 from sandboxes import until
-from servers import Server, serving
+from servers import BARE, Server, serving
 
 from kernel_provider.engines.docker import find_socket
 from kernel_provider.folders import RUNTIME_VARIABLE
@@ -145,7 +145,7 @@ def give(path: Path) -> None:
 
 
 @contextmanager
-def person(environ: Mapping[str, str]) -> Iterator[Person]:
+def person(environ: Mapping[str, str], *, command: Sequence[str] = BARE) -> Iterator[Person]:
     """One with a running server; nothing of theirs may be left in the end."""
     folder = Path(f"/tmp/exw-{secrets.token_hex(3)}")
     folder.mkdir(mode=0o755)
@@ -165,7 +165,9 @@ def person(environ: Mapping[str, str]) -> Iterator[Person]:
         with proxied(find_socket(os.environ), everybody=True) as proxy:
             # killed: SIGTERM does not end every server in which a start has failed, since
             # jupyter_client goes on counting such a kernel as pending
-            with serving(folder, environ=own, prefix=AS_PERSON, kill=True) as server:
+            with serving(
+                folder, environ=own, prefix=AS_PERSON, kill=True, command=command
+            ) as server:
                 made = Person(folder=folder, environ=own, server=server, proxy=proxy)
                 made.own(made.runtime)
                 made.usual_engine()

@@ -22,10 +22,10 @@ QUIET = 0.05
 """Seconds in which something that must not come would have come."""
 
 
-def request(kind: str, name: str = "1") -> bytes:
+def request(kind: str, name: str = "1", content: bytes = b"{}") -> bytes:
     """A request on a client's wire."""
     header = json.dumps({"msg_type": kind, "msg_id": name, "session": "s"}).encode()
-    return message([b"<IDS|MSG>", b"signature", header, b"{}", b"{}", b"{}"])
+    return message([b"<IDS|MSG>", b"signature", header, b"{}", b"{}", content])
 
 
 def kernels_handshake(channel: int) -> bytes:

@@ -1,8 +1,10 @@
 """Jupyter servers as processes of their own, asked by their REST API."""
 
+import asyncio
 import http.client
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -11,7 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from tornado.httpclient import HTTPRequest
+from tornado.websocket import websocket_connect
 
 BIN: Final = Path(sys.executable).parent
 BARE: Final = ("jupyter-server", "--ServerApp.jpserver_extensions={}")
@@ -19,12 +24,16 @@ BARE: Final = ("jupyter-server", "--ServerApp.jpserver_extensions={}")
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """A running Jupyter server's port and token, the file that it logs to, and its pid."""
+    """A running Jupyter server's port and token, the file that it logs to, and its pid.
+
+    ``base`` is where its REST API begins, where that is not at the top.
+    """
 
     port: int
     token: str
     log: Path
     pid: int = 0
+    base: str = ""
 
     def ask(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
         """One request of its REST API."""
@@ -32,11 +41,57 @@ class Server:
         headers = {"Authorization": f"token {self.token}", "Content-Type": "application/json"}
         try:
             data = None if body is None else json.dumps(body)
-            connection.request(method, path, data, headers)
+            connection.request(method, self.base + path, data, headers)
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:
             connection.close()
+
+    def run(self, kernel: str, code: str) -> str:
+        """Run a cell as a browser does, over a websocket: what it prints, and its value."""
+        return asyncio.run(asyncio.wait_for(self._run(kernel, code), 60))
+
+    async def _run(self, kernel: str, code: str) -> str:
+        request = HTTPRequest(
+            f"ws://127.0.0.1:{self.port}{self.base}/api/kernels/{kernel}/channels",
+            headers={"Authorization": f"token {self.token}"},
+        )
+        connection = await websocket_connect(request)
+        asked = secrets.token_hex(8)
+        header = {
+            "msg_id": asked,
+            "msg_type": "execute_request",
+            "session": asked,
+            "version": "5.3",
+        }
+        cell: dict[str, Any] = {"code": code, "silent": False, "allow_stdin": False}
+        await connection.write_message(
+            json.dumps(
+                {
+                    "channel": "shell",
+                    "header": {**header, "username": "", "date": ""},
+                    "parent_header": {},
+                    "metadata": {},
+                    "content": cell,
+                    "buffers": [],
+                }
+            )
+        )
+        said = ""
+        try:
+            while (text := await connection.read_message()) is not None:
+                message = json.loads(text)
+                if message["parent_header"].get("msg_id") != asked:
+                    continue
+                content: dict[str, Any] = message["content"]
+                said += str(
+                    content.get("text", "") or content.get("data", {}).get("text/plain", "")
+                )
+                if content.get("execution_state") == "idle":
+                    return said
+        finally:
+            connection.close()
+        raise ConnectionResetError(said)
 
 
 def new_session(kernel_name: str) -> dict[str, object]:

@@ -19,12 +19,15 @@ import os
 import socket
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sandbox_hints
 import sandbox_limits
 import sandbox_models
 import sandbox_workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CHANNEL_FD = 3
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
@@ -69,11 +72,35 @@ def prepare_folders() -> None:
     os.chdir(WORK)
 
 
+def has_tcp() -> bool:
+    """Whether this sandbox can talk TCP to itself: the policy's ``loopback``."""
+    try:
+        socket.socket(socket.AF_INET).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def debugger_where_it_works() -> Iterator[None]:
+    """Have ipykernel find the visual debugger's other half in sandboxes with TCP only.
+
+    It needs TCP, and importing it in vain would take a third of the start.
+    """
+    if has_tcp():
+        # or its look at Python's own modules, which are built in, ends in a warning
+        os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+        yield
+        return
+    sys.modules["debugpy"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["debugpy"]
+
+
 def make_app(listeners: list[int]) -> Any:
     """Build ipykernel's application around the descriptors; nothing is served yet."""
-    # The visual debugger needs TCP, which there is none of; importing it in vain would
-    # take a third of the start.
-    sys.modules["debugpy"] = None  # type: ignore[assignment]
     import ipykernel.kernelapp  # noqa: PLC0415
     import sandbox_io  # noqa: PLC0415
     import zmq  # noqa: PLC0415
@@ -120,14 +147,19 @@ def make_app(listeners: list[int]) -> Any:
     config.HistoryManager.hist_file = ":memory:"
     app = SandboxKernelApp.instance(config=config)
     app.initialize([])
-    del sys.modules["debugpy"]
-    shell: Any = app.shell
-    shell._tee = keep_no_copy  # noqa: SLF001
+    fit(app)
+    mark("IPython ready")
+    return app
+
+
+def fit(app: Any) -> None:
+    """Have the shell and what it says fit into a sandbox."""
+    import sandbox_io  # noqa: PLC0415
+
+    app.shell._tee = keep_no_copy  # noqa: SLF001
     answer_usage(app.kernel)
     publish = app.kernel._publish_status  # noqa: SLF001
     sandbox_io.leave_with_output(app.iopub_thread, lambda: publish("busy", "shell"))
-    mark("IPython ready")
-    return app
 
 
 def keep_no_copy(channel: str) -> contextlib.AbstractContextManager[None]:
@@ -251,7 +283,8 @@ def main() -> None:
     preload()
     warm_up(warm or "")
     mark("preloaded")
-    app = make_app(receive_listeners(channel))
+    with debugger_where_it_works():
+        app = make_app(receive_listeners(channel))
     del sys.path[0]  # the launcher's own folder is no place for a notebook's imports
     if warm is not None:
         rehearse(app.shell)

@@ -1,11 +1,12 @@
 # ruff: noqa: INP001  copied into a build stage as single files
 """Cut symbol tables and debug data off the ends of shared libraries.
 
-    strip_symbols.py FOLDER
+    strip_symbols.py FOLDER BEGUN
 
 What ``strip --strip-unneeded`` does, for a build stage that has no binutils: sections
 that are not loaded into memory, and that lie behind all that is, go; the others stay
-byte for byte. A library that is laid out in another way is left as it is.
+byte for byte. A library that is laid out in another way is left as it is, and so is one
+that is older than the file BEGUN: it belongs to a layer below.
 https://refspecs.linuxfoundation.org/elf/gabi4+/contents.html
 """
 
@@ -98,10 +99,11 @@ def end_of_loaded(data: bytes, header: list[int], sections: list[Section]) -> in
 
 
 def main() -> None:
-    """Strip all libraries under the folder that the command line names."""
+    """Strip all new libraries under the folder that the command line names."""
     saved = 0
+    begun = Path(sys.argv[2]).stat().st_mtime_ns
     for path in sorted(Path(sys.argv[1]).rglob("*.so*")):
-        if path.is_symlink() or not path.is_file():
+        if path.is_symlink() or not path.is_file() or path.stat().st_mtime_ns < begun:
             continue
         data = path.read_bytes()
         less = stripped(data)

@@ -1,10 +1,10 @@
 # ruff: noqa: INP001  copied into a build stage as single files
 """Take out of a site-packages folder what no notebook in a sandbox uses.
 
-    trim.py SITE_PACKAGES
+    trim.py SITE_PACKAGES BEGUN
 
-Prints what each removal saves. A pattern that matches nothing is no error: stacks
-differ.
+What is older than the file BEGUN belongs to a layer below, and stays. Prints what each
+removal saves. A pattern that matches nothing is no error: stacks differ.
 """
 
 import shutil
@@ -15,7 +15,7 @@ TESTED = (
     *("IPython", "comm", "contourpy", "fsspec", "gguf", "ipykernel", "ipywidgets"),
     *("jupyter_client", "kiwisolver", "matplotlib", "mpl_toolkits", "mpmath", "networkx"),
     *("numpy", "pandas", "psutil", "safetensors", "sympy", "tornado", "tqdm", "traitlets"),
-    "zmq",
+    *("joblib", "pyarrow", "scipy", "skimage", "sklearn", "zmq"),
 )
 
 REMOVALS = {
@@ -29,6 +29,7 @@ REMOVALS = {
     ],
     "torch: static libraries, CMake files": ["torch/lib/*.a", "torch/share"],
     "torch: type stubs and code templates": ["torch/**/*.pyi", "torchgen/packaged"],
+    "tensorflow: C++ headers": ["tensorflow/include"],
     "jedi: type stubs of packages that are not here": [
         "jedi/third_party/typeshed/stubs/*",
         "jedi/third_party/django-stubs",
@@ -85,8 +86,8 @@ def weight(path: Path) -> int:
     return path.lstat().st_size
 
 
-def remove(root: Path, patterns: list[str]) -> int:
-    """Remove all that matches and return the bytes that this saves."""
+def remove(root: Path, patterns: list[str], begun: int = 0) -> int:
+    """Remove what matches and is no older (ns); return the bytes that this saves."""
     saved = 0
     for pattern in patterns:
         base = root
@@ -95,6 +96,8 @@ def remove(root: Path, patterns: list[str]) -> int:
             base, rest = base.parent, rest[3:]
         for path in sorted(base.glob(rest)):
             if not path.exists() and not path.is_symlink():
+                continue
+            if path.lstat().st_mtime_ns < begun:
                 continue
             saved += weight(path)
             if path.is_dir() and not path.is_symlink():
@@ -107,8 +110,9 @@ def remove(root: Path, patterns: list[str]) -> int:
 def main() -> None:
     """Apply all removals to the folder that the command line names."""
     root = Path(sys.argv[1]).resolve()
+    begun = Path(sys.argv[2]).stat().st_mtime_ns
     for what, patterns in REMOVALS.items():
-        saved = remove(root, patterns)
+        saved = remove(root, patterns, begun)
         print(f"removed {saved / 1e6:7.1f} MB  {what}")  # noqa: T201
     print(f"kept    {weight(root) / 1e6:7.1f} MB")  # noqa: T201
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Final, TextIO
 
-from kernel_provider import names
+from kernel_provider import variants
 from kernel_provider.builder import BuildRequest, BuildResult, Event, build
 from kernel_provider.builder.bake import bake
-from kernel_provider.builder.model import AUTO, DEFAULT_STACK, DEFAULT_VARIANT, Phase
+from kernel_provider.builder.model import AUTO, DEFAULT_STACK, Phase
 from kernel_provider.steps import SetupError
 
 _QUIET: Final = 15.0
@@ -23,7 +23,10 @@ _QUIET: Final = 15.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.add_argument(
-        "--variant", default=DEFAULT_VARIANT, help="what goes in (default: %(default)s)"
+        "--variant",
+        default=variants.DEFAULT,
+        metavar="NAME|FILE",
+        help="what goes in: a variant, or a file of requirements (default: %(default)s)",
     )
     parser.add_argument(
         "--stack", default=DEFAULT_STACK, help="locked versions (default: %(default)s)"
@@ -66,7 +69,8 @@ def main(args: argparse.Namespace) -> int:
         keep_stages=args.keep_stages,
         models=tuple(args.models),
     )
-    if request.models and request.image in {names.IMAGE, names.IMAGE.removesuffix(":latest")}:
+    usual = variants.image_of(variants.name_of(request.variant))
+    if request.models and request.image in {usual, usual.removesuffix(":latest")}:
         raise SetupError(
             reason="an image with models needs a name of its own",
             remedy="add --tag NAME, such as --tag executor-ml-tiny:latest",

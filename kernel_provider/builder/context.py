@@ -3,35 +3,33 @@
 import hashlib
 import io
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from kernel_provider import names
-from kernel_provider.builder.lock import Lock, read_lock
-from kernel_provider.builder.model import DEFAULT_VARIANT, BuildRequest
-from kernel_provider.errors import BuildError, ConfigError
+from kernel_provider.builder.layers import Layer, stack_of_layers
+from kernel_provider.builder.model import BuildRequest
+from kernel_provider.errors import BuildError
 
 _PACKAGE: Final = Path(__file__).resolve().parent.parent
 _PLACES: Final = (_PACKAGE / "_data" / "image", _PACKAGE.parent / "image")
-_BASE_PARTS: Final = ("Dockerfile", "launcher", "steps/strip_root.sh", "steps/skeleton.sh")
-_ML_PARTS: Final = ("Dockerfile", "launcher", "steps")
+DOCKERFILE: Final = "Dockerfile"
+_BASE_PARTS: Final = (DOCKERFILE, "launcher", "steps/strip_root.sh", "steps/skeleton.sh")
+_BASE_CONTEXT: Final = (DOCKERFILE, "launcher", "steps")
+_LAYER_PARTS: Final = (DOCKERFILE, "steps")
+_BELOW_STAGE: Final = "FROM ${BELOW} AS below\n"
+"""The line of the Dockerfile from which on it is about layers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """A build's inputs. ``locks`` are pinned with hashes, ``unhashed`` only by version."""
+    """A build's inputs; the lowest of ``layers`` is the first, and the image the last."""
 
     folder: Path
-    locks: tuple[Path, ...]
+    layers: tuple[Layer, ...]
     installer: Path
-    unhashed: Path | None
-
-    def lock(self) -> Lock:
-        """All that goes into the image, by name."""
-        files = [*self.locks, *([self.unhashed] if self.unhashed else [])]
-        return read_lock(path.read_text(encoding="utf-8") for path in files)
 
 
 def find_folder(places: Iterable[Path] = _PLACES) -> Path:
@@ -60,99 +58,96 @@ def read_context(request: BuildRequest) -> Context:
     """
     folder = request.context or find_folder()
     stacks = folder / "stacks"
-    known = sorted(path.parent.name for path in stacks.glob("*/requirements.lock"))
-    if request.stack not in known:
-        raise _unknown(request.stack, known, key="stack")
-    stack = stacks / request.stack
-    locks = [stack / "requirements.lock"]
-    if request.variant != DEFAULT_VARIANT:
-        variants = sorted({path.stem for path in stack.glob("*.lock")} - {"requirements"})
-        if request.variant not in variants:
-            known = [DEFAULT_VARIANT, *variants]
-            raise _unknown(request.variant, known, key="variant")
-        locks.append(stack / f"{request.variant}.lock")
-    unhashed = stack / "unhashed.txt"
-    return Context(
-        folder=folder,
-        locks=tuple(locks),
-        installer=stacks / "pip.lock",
-        unhashed=unhashed if unhashed.exists() else None,
-    )
-
-
-def _unknown(value: str, known: Iterable[str], *, key: str) -> ConfigError:
-    return ConfigError(
-        source="executor-ml build",
-        key=key,
-        value=value,
-        reason=f"there is {', '.join(known)}",
-    )
+    layers = stack_of_layers(request, stacks)
+    return Context(folder=folder, layers=layers, installer=stacks / "pip.lock")
 
 
 def base_digest(context: Context, request: BuildRequest) -> str:
     """Changes with whatever the base image is made from."""
-    return _digest(context.folder, _files(context.folder, _BASE_PARTS), request.base)
+    return _digest(_named(context.folder, _BASE_PARTS), request.base)
+
+
+def layer_digest(context: Context, layer: Layer, below: str) -> str:
+    """Changes with whatever a layer is made from, and with the digest of what is below."""
+    files = _named(context.folder, _LAYER_PARTS)
+    files |= {_member(layer, path): path for path in layer.files}
+    return _digest(files | {context.installer.name: context.installer}, below, layer.name)
 
 
 def image_digest(context: Context, request: BuildRequest) -> str:
     """Changes with whatever the image is made from: no clock, no path, no machine."""
-    files = [*_files(context.folder, _ML_PARTS), *context.locks, context.installer]
-    if context.unhashed:
-        files.append(context.unhashed)
-    words = (request.base, request.stack, request.variant)
-    return _digest(context.folder, files, *words)
+    digest = base_digest(context, request)
+    for layer in context.layers:
+        digest = layer_digest(context, layer, digest)
+    return digest
 
 
-def _digest(folder: Path, files: Iterable[Path], *words: str) -> str:
+def _digest(files: Mapping[str, Path], *words: str) -> str:
     digest = hashlib.sha256(repr((names.PROTOCOL, words)).encode())
-    for path in sorted(set(files)):
+    for name, path in sorted(files.items()):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
-        digest.update(f"\n{path.relative_to(folder).as_posix()} {content}".encode())
+        digest.update(f"\n{name} {content}".encode())
     return f"sha256:{digest.hexdigest()}"
 
 
-def _files(folder: Path, parts: Iterable[str]) -> Iterator[Path]:
+def _named(folder: Path, parts: Iterable[str]) -> dict[str, Path]:
+    """The files of a folder by their names in a context."""
+    files = {}
     for part in parts:
         path = folder / part
-        inside = path.rglob("*") if path.is_dir() else [path]
-        for item in inside:
+        for item in path.rglob("*") if path.is_dir() else [path]:
             if item.is_file() and "__pycache__" not in item.parts:
-                yield item
+                files[item.relative_to(folder).as_posix()] = item
+    return files
 
 
-def write_tar(context: Context, wheels: Iterable[Path], target: BinaryIO) -> int:
-    """Write what the engine is sent to ``target``, rewind it, and return its size.
+def _member(layer: Layer, path: Path) -> str:
+    return f"stacks/{layer.stack}/{path.name}"
+
+
+def write_base_tar(context: Context, target: BinaryIO) -> int:
+    """Write what the engine is sent for the base to ``target``; as ``write_tar``."""
+    return _write(_named(context.folder, _BASE_CONTEXT), {}, target)
+
+
+def write_tar(context: Context, layer: Layer, wheels: Iterable[Path], target: BinaryIO) -> int:
+    """Write what the engine is sent for a layer to ``target``, rewind it, return its size.
 
     Owners, modes and times are the same on every machine, so that the engine's own
-    cache answers for what did not change.
+    cache answers for what did not change. Of the Dockerfile it gets a layer's part: an
+    engine builds every stage before the one that it is asked for.
     """
-    folder = context.folder
-    parts = ("Dockerfile", "launcher", "steps", "stacks", "wheels")
+    files = _named(context.folder, ("steps",))
+    files |= {f"stacks/{context.installer.name}": context.installer}
+    files |= {_member(layer, path): path for path in layer.files}
+    files |= {f"wheels/{path.name}": path for path in wheels}
+    text = (context.folder / DOCKERFILE).read_text(encoding="utf-8")
+    first, mark, rest = text.partition(_BELOW_STAGE)
+    arguments = [line for line in first.partition("FROM ")[0].splitlines() if line[:4] == "ARG "]
+    return _write(files, {DOCKERFILE: "\n".join([*arguments, mark + rest])}, target)
+
+
+def _write(files: Mapping[str, Path], texts: Mapping[str, str], target: BinaryIO) -> int:
     with tarfile.open(fileobj=target, mode="w") as tar:
-        for path in sorted(_files(folder, parts)):
-            if path.suffix != ".whl":
-                _add(tar, path, path.relative_to(folder).as_posix())
-        for path in sorted(wheels):
-            _add(tar, path, f"wheels/{path.name}")
+        for name, text in sorted(texts.items()):
+            _add(tar, name, len(text.encode()), io.BytesIO(text.encode()))
+        for name, path in sorted(files.items()):
+            with path.open("rb") as source:
+                _add(tar, name, path.stat().st_size, source)
     size = target.tell()
     target.seek(0)
     return size
 
 
-def _add(tar: tarfile.TarFile, path: Path, name: str) -> None:
+def _add(tar: tarfile.TarFile, name: str, size: int, source: BinaryIO) -> None:
     info = tarfile.TarInfo(name)
-    info.size = path.stat().st_size
+    info.size = size
     info.mode = 0o644
-    with path.open("rb") as source:
-        tar.addfile(info, source)
+    tar.addfile(info, source)
 
 
 def single_file_tar(name: str, text: str) -> BinaryIO:
     """A context of one file."""
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        info = tarfile.TarInfo(name)
-        info.size = len(text.encode())
-        tar.addfile(info, io.BytesIO(text.encode()))
-    buffer.seek(0)
+    _write({}, {name: text}, buffer)
     return buffer

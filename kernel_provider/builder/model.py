@@ -6,14 +6,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from kernel_provider import variants
+
 AUTO: Final = "auto"
-DEFAULT_VARIANT: Final = "ml"
 DEFAULT_STACK: Final = "current"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildRequest:
-    """What a person asks for.
+    """What a person asks for: ``variant`` by its name, or as a file of requirements.
 
     ``base`` is an image that holds Debian's or Docker's Python 3.11, or ``auto``.
     ``tag`` replaces the variant's usual name. ``context`` and ``cache`` are found by
@@ -22,7 +23,7 @@ class BuildRequest:
     next build is quicker. ``models`` of the registry go into ``tag``, on the usual image.
     """
 
-    variant: str = DEFAULT_VARIANT
+    variant: str = variants.DEFAULT
     stack: str = DEFAULT_STACK
     base: str = AUTO
     tag: str | None = None
@@ -35,11 +36,10 @@ class BuildRequest:
 
     @property
     def image(self) -> str:
-        """The name that the image gets: ``executor-ml``, or ``executor-ml-<variant>``."""
+        """The name that the image gets."""
         if self.tag:
             return self.tag
-        suffix = "" if self.variant == DEFAULT_VARIANT else f"-{self.variant}"
-        return f"executor-ml{suffix}:latest"
+        return variants.image_of(variants.name_of(self.variant))
 
 
 @dataclass(frozen=True, kw_only=True)

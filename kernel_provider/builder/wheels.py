@@ -1,24 +1,24 @@
 """Wheels for the image, collected by the host's pip with the user's own configuration.
 
-A collection is kept by the digest of its locks, so that an image of the same lock is
-built again without any download. https://pip.pypa.io/en/stable/cli/pip_download/
+A collection is kept by the digest of a layer's locks, so that the same layer is built
+again without any download. https://pip.pypa.io/en/stable/cli/pip_download/
 """
 
 import hashlib
 import importlib.util
+import re
 import shutil
 import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from kernel_provider.builder.context import Context
-from kernel_provider.builder.lock import CPU_INDEX, refuse_cuda, required
-from kernel_provider.builder.model import BuildRequest
+from kernel_provider.builder.layers import Layer
+from kernel_provider.builder.lock import CPU_INDEX, normalised, refuse_cuda, required
 from kernel_provider.builder.process import follow, last_words
 from kernel_provider.errors import BuildError
 
@@ -30,6 +30,18 @@ OLDEST_GLIBC: Final = 5
 
 MANYLINUX_YEARS: Final[Mapping[str, int]] = {"2014": 17, "2010": 12, "1": 5}
 """Minor versions of glibc 2 by the older names of platforms (PEP 600)."""
+
+PLATFORM: Final = f"CPython {PYTHON}, Linux, x86-64, glibc 2.{NEWEST_GLIBC}"
+"""The image's, in words."""
+
+_NOT_FOUND: Final = re.compile(
+    r"(?:No matching distribution found for|satisfies the requirement) ([^\s;]+)"
+)
+_METADATA: Final = re.compile(r"[^/]+\.dist-info/METADATA")
+_TOP: Final = re.compile(r"([A-Za-z]\w*)(?:/__init__\.py|\.py|(?:\.[\w-]+)?\.so)$")
+"""A module at the top of a wheel."""
+_NOT_MEANT: Final = {"benchmarks", "docs", "examples", "scripts", "setup", "test", "tests"}
+"""What gets into wheels by mistake."""
 
 KEPT_FOR: Final = 30 * 24 * 3600
 """Seconds that wheels are kept after their last use."""
@@ -66,6 +78,19 @@ def pip_download(folder: Path) -> list[str]:
     ]
 
 
+def pip_resolve(
+    requirements: Path, constraints: Path, report: Path, folders: Sequence[Path]
+) -> list[str]:
+    """How pip is asked what it would install for the image; it installs nothing."""
+    return [
+        *(sys.executable, "-m", "pip", "install", "--no-input", "--disable-pip-version-check"),
+        *("--dry-run", "--ignore-installed", f"--target={report.parent}"),
+        *(f"--report={report}", f"--requirement={requirements}", f"--constraint={constraints}"),
+        *(f"--find-links={folder}" for folder in folders),
+        *target_options(),
+    ]
+
+
 def download_command(
     requirements: Sequence[Path],
     target: Path,
@@ -91,29 +116,29 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
     return Path(base) / "executor-ml"
 
 
-def collection(context: Context, cache: Path) -> Path:
-    """The folder for the wheels of this context's locks, whether it exists or not."""
+def collection(layer: Layer, installer: Path, cache: Path) -> Path:
+    """The folder for the wheels of a layer's locks, whether it exists or not."""
     digest = hashlib.sha256()
-    for path in _all_files(context):
+    for path in (layer.lock, installer, *layer.locks[1:]):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return cache / "wheels" / digest.hexdigest()[:32]
 
 
 def collect(
-    context: Context, request: BuildRequest, cache: Path, say: Callable[[str], None]
+    layer: Layer, installer: Path, image: str, cache: Path, say: Callable[[str], None]
 ) -> list[Path]:
-    """The wheels of the context's locks, downloaded unless they are kept already.
+    """The wheels of a layer's locks, downloaded unless they are kept already.
 
     Raises:
-        BuildError: pip is missing, or could not get them all.
+        BuildError: pip is missing, or could not get them all; names ``image``.
         CudaTorchError: the lock, or the torch that pip found, needs CUDA packages.
     """
-    refuse_cuda("the lock", context.lock())
-    place = collection(context, cache)
+    refuse_cuda("the lock", layer.pins())
+    place = collection(layer, installer, cache)
     if not place.is_dir():
         place.parent.mkdir(parents=True, exist_ok=True)
         with _scratch(place.parent) as folder:
-            _download(context, request, folder, say)
+            _download(layer, installer, image, folder, say)
             for wheel in sorted(folder.glob("*.whl")):
                 refuse_cuda(wheel.name, required(read_metadata(wheel)))
             folder.rename(place)
@@ -138,38 +163,48 @@ def _forget_old(parent: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _all_files(context: Context) -> list[Path]:
-    unhashed = [context.unhashed] if context.unhashed else []
-    return [*context.locks, context.installer, *unhashed]
-
-
-def _download(
-    context: Context, request: BuildRequest, folder: Path, say: Callable[[str], None]
-) -> None:
+def need_pip(image: str, doing: str) -> None:
+    """Raise BuildError where this Python has no pip."""
     if importlib.util.find_spec("pip") is None:
         raise BuildError(
-            image=request.image,
-            step="collecting wheels",
+            image=image,
+            step=doing,
             last_words=f"\n    {sys.executable} has no pip",
             remedy="python3 -m ensurepip, or on Debian: apt-get install python3-pip",
         )
-    batches = [([*context.locks, context.installer], True)]
-    if context.unhashed:
-        batches.append(([context.unhashed], False))
+
+
+def _download(
+    layer: Layer, installer: Path, image: str, folder: Path, say: Callable[[str], None]
+) -> None:
+    need_pip(image, "collecting wheels")
+    batches = [([layer.lock, installer], True)]
+    if layer.unhashed:
+        batches.append(([layer.unhashed], False))
     for files, hashed in batches:
         command = download_command(files, folder, hashed=hashed)
-        code, _ = run_pip(command, say)
-        if code:
+        code, lines = run_pip(command, say)
+        if code and "torch" in layer.pins():
             say(f"once more, with PyTorch's own index, {CPU_INDEX}")
             command = download_command(files, folder, hashed=hashed, cpu_index=True)
             code, lines = run_pip(command, say)
         if code:
-            raise BuildError(
-                image=request.image,
-                step="collecting wheels",
-                last_words=last_words(lines),
-                remedy=f"give pip an index that has them; CPU builds of torch: {CPU_INDEX}",
-            )
+            raise not_to_be_had(image, "collecting wheels", lines)
+
+
+def not_to_be_had(image: str, doing: str, lines: Sequence[str]) -> BuildError:
+    """The error for what pip could not get, with the names of the wheels if it told them."""
+    missing = sorted({found[1] for line in lines if (found := _NOT_FOUND.search(line))})
+    if not missing:
+        remedy = f"give pip an index that has them; CPU builds of torch: {CPU_INDEX}"
+        return BuildError(image=image, step=doing, last_words=last_words(lines), remedy=remedy)
+    return BuildError(
+        image=image,
+        step=f"{doing}: there is no wheel of {', '.join(missing)} for {PLATFORM}",
+        last_words=last_words(lines),
+        remedy="give pip an index that has it, or name another version in the requirements; "
+        f"CPU builds of torch: {CPU_INDEX}",
+    )
 
 
 def run_pip(command: Sequence[str], say: Callable[[str], None]) -> tuple[int, list[str]]:
@@ -184,9 +219,23 @@ def run_pip(command: Sequence[str], say: Callable[[str], None]) -> tuple[int, li
         return follow(command, {"PYTHONUNBUFFERED": "1", "TMPDIR": folder}, tell)
 
 
+def modules_of(wheels: Iterable[Path], distributions: Sequence[str]) -> list[str]:
+    """What ``import`` takes of each distribution: the module of its name, or all it has."""
+    found: list[str] = []
+    for wheel in wheels:
+        name = normalised(wheel.name.partition("-")[0])
+        if name not in distributions:
+            continue
+        with zipfile.ZipFile(wheel) as archive:
+            tops = {match[1] for item in archive.namelist() if (match := _TOP.match(item))}
+        own = name.replace("-", "_")
+        found += [own] if own in tops else sorted(tops - _NOT_MEANT)
+    return sorted(found)
+
+
 def read_metadata(wheel: Path) -> str:
     """METADATA of a wheel."""
     with zipfile.ZipFile(wheel) as archive:
-        names = archive.namelist()
-        (name,) = [item for item in names if item.endswith(".dist-info/METADATA")]
+        # Wheels may hold copies of other packages, with a METADATA of their own further down.
+        (name,) = [item for item in archive.namelist() if _METADATA.fullmatch(item)]
         return archive.read(name).decode("utf-8", errors="replace")

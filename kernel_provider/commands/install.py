@@ -8,19 +8,19 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-from kernel_provider import kernelspecs
+from kernel_provider import kernelspecs, variants
 from kernel_provider.ceilings import read_ceilings
-from kernel_provider.errors import SandboxError
+from kernel_provider.errors import ConfigError, SandboxError
 from kernel_provider.models.store import Registry
 from kernel_provider.models.store import place as registry_place
 from kernel_provider.policy import KernelPolicy, parse_policy
 from kernel_provider.values import MIB, SIZES, WORKSPACES, show
 
 SOURCE: Final = "the command line"
+COMMAND: Final = "executor-ml install"
 NUMBERS: Final = ("cpus", "pids", "message_rate", "pool", "park_ttl", "startup_timeout")
 WORDS: Final = ("loopback", "gpus")
 NAME: Final = re.compile(r"(?!\.+$)[a-z0-9._-]+", re.IGNORECASE | re.ASCII)
@@ -46,6 +46,7 @@ class Request:
     display_name: str = ""
     where: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
+    logos: tuple[Path, ...] = ()
     replace: bool = False
 
 
@@ -74,7 +75,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_places(parser)
     parser.add_argument(
-        "--name", default=kernelspecs.DEFAULT, help="what --kernel takes (default: %(default)s)"
+        "--name", help=f"what --kernel takes (default: {kernelspecs.DEFAULT}, or of the variant)"
+    )
+    parser.add_argument(
+        "--variant",
+        default=variants.DEFAULT,
+        metavar="V",
+        help="a variant of executor-ml build: its image, its logo and limits that fit it",
     )
     parser.add_argument("--display-name", metavar="D", help="by default one that tells the limits")
     parser.add_argument("--memory", metavar="M", help="all memory, such as 512m or 2GB")
@@ -129,11 +136,15 @@ def where_of(args: argparse.Namespace) -> str:
 
 def main(args: argparse.Namespace) -> int:
     """Write it and say where it is."""
+    variant = variants.name_of(args.variant)
+    name = (args.name or variants.kernelspec_of(variant)).lower()
+    limits = limits_of(args.model or (), os.environ)
     request = Request(
-        name=args.name.lower(),
+        name=name,
         display_name=args.display_name or "",
         where=where_of(args),
-        config={**limits_of(args.model or (), os.environ), **config_of(args)},
+        config={**variant_config(args.variant), **limits, **config_of(args, name)},
+        logos=variants.logos(variant),
         replace=args.replace,
     )
     installed = install(request, os.environ)
@@ -141,20 +152,33 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def config_of(args: argparse.Namespace) -> dict[str, Any]:
+def variant_config(given: str) -> dict[str, Any]:
+    """Settings of a variant; of a person's own file, its image. Raises ConfigError."""
+    name = variants.name_of(given)
+    if variants.is_file(given):
+        return {"image": variants.image_of(name)}
+    folder = variants.folder_of(name)
+    if folder is None:
+        known = ", ".join([variants.DEFAULT, *variants.shipped()])
+        reason = f"there is {known}, or a file of your own"
+        raise ConfigError(source=COMMAND, key="variant", value=given, reason=reason)
+    return variants.config_of(folder)
+
+
+def config_of(args: argparse.Namespace, name: str) -> dict[str, Any]:
     """The settings that were given. Raises KernelspecError for half a pair."""
     plain = ("image", "workspace", *SIZES, *NUMBERS, *WORDS)
     config: dict[str, Any] = {
         key: getattr(args, key) for key in plain if getattr(args, key) is not None
     }
     if args.mount:
-        pairs = _pairs(args.mount, "--mount", "TARGET=SOURCE", args.name)
+        pairs = _pairs(args.mount, "--mount", "TARGET=SOURCE", name)
         # A shell has put the person's home in for ~ only at the start of a word.
         config["mounts"] = {t: str(Path(s).expanduser().absolute()) for t, s in pairs.items()}
     if args.model:
         config["models"] = args.model
     if args.env:
-        config["env"] = _pairs(args.env, "--env", "NAME=VALUE", args.name)
+        config["env"] = _pairs(args.env, "--env", "NAME=VALUE", name)
     if args.preload:
         config["preload"] = args.preload
     return config
@@ -209,7 +233,7 @@ def install(request: Request, environ: Mapping[str, str]) -> Installed:
         )
     display_name = request.display_name or display_name_of(policy)
     spec = kernel_json(request, policy, display_name)
-    _write(folder, spec, request.name)
+    _write(folder, spec, request)
     same = tuple(
         other.name
         for other in kernelspecs.installed()
@@ -236,9 +260,13 @@ def place(where: str) -> Path:
 def display_name_of(policy: KernelPolicy) -> str:
     """A name that tells the limits, since it is all that a list of kernels shows."""
     memory, cpus = show("memory", policy.memory), show("cpus", policy.cpus)
-    rest = [] if policy.image == KernelPolicy().image else [policy.image]
+    variant = variants.of_image(policy.image)
+    usual = variant or policy.image == KernelPolicy().image
+    rest = [] if usual else [policy.image]
     rest += [label.removesuffix("@main") for label in policy.models]
-    return f"Python (ML sandbox, {', '.join([memory, f'{cpus} CPU', 'offline', *rest])})"
+    rest += ["loopback"] * bool(policy.loopback)
+    limits = ", ".join([memory, f"{cpus} CPU", "offline", *rest])
+    return f"Python ({variant or 'ML'} sandbox, {limits})"
 
 
 def kernel_json(request: Request, policy: KernelPolicy, display_name: str) -> dict[str, Any]:
@@ -257,7 +285,7 @@ def kernel_json(request: Request, policy: KernelPolicy, display_name: str) -> di
         "language": "python",
         "interrupt_mode": "message",
         "metadata": {
-            "debugger": False,
+            "debugger": bool(policy.loopback),  # JupyterLab's, which talks TCP to itself
             "kernel_provisioner": {
                 "provisioner_name": kernelspecs.PROVISIONER,
                 "config": {**config, **plain},
@@ -272,14 +300,7 @@ def launcher() -> str:
     return str(beside) if beside.exists() else "executor-ml"
 
 
-def logos() -> tuple[Path, ...]:
-    """The logos of the kernelspec that came with the package; none if they are gone."""
-    files = metadata.files("executor-ml-kernel") or ()
-    found = [Path(str(f.locate())) for f in files if "kernels" in f.parts and "logo" in f.name]
-    return tuple(path for path in found if path.is_file())
-
-
-def _write(folder: Path, spec: Mapping[str, Any], name: str) -> None:
+def _write(folder: Path, spec: Mapping[str, Any], request: Request) -> None:
     """Make the folder beside its place and move it there, so that it is whole or not there."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -287,7 +308,7 @@ def _write(folder: Path, spec: Mapping[str, Any], name: str) -> None:
             new, old = Path(scratch, "new"), Path(scratch, "old")
             new.mkdir()
             (new / "kernel.json").write_text(json.dumps(spec, indent=2) + "\n", encoding="utf-8")
-            for logo in logos():
+            for logo in request.logos or variants.logos(variants.DEFAULT):
                 (new / logo.name).write_bytes(logo.read_bytes())
             if folder.exists():
                 folder.rename(old)
@@ -299,7 +320,7 @@ def _write(folder: Path, spec: Mapping[str, Any], name: str) -> None:
                 raise
     except OSError as error:
         raise KernelspecError(
-            name=name,
+            name=request.name,
             reason=f"{error.strerror or error}: {error.filename or folder}",
             remedy="take a folder that you can write: --user, --sys-prefix or --prefix P",
         ) from error

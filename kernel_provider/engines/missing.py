@@ -15,7 +15,8 @@ _VARIANT: Final = re.compile(r"executor-ml-([a-z0-9]+)(:latest)?")
 
 def missing(reference: str, tags: Sequence[str]) -> ImageMissingError:
     """The error for ``reference`` where images with these names of ours are there."""
-    known = sorted({*tags} - {names.BASE_IMAGE, "<none>:<none>"})
+    bare = ("<none>", names.BASE_IMAGE, f"{names.COMMON_IMAGE}:")
+    known = sorted(tag for tag in {*tags} if not tag.startswith(bare))
     if reference in (names.IMAGE, names.IMAGE.removesuffix(":latest")):
         return ImageMissingError(image=reference)
     near = suggest(reference, known)

@@ -23,7 +23,7 @@ OPTIONS: Final = "the options of executor-ml run"
 READY_WITHIN: Final = 30.0
 """Seconds for a kernel that serves to answer, unless its start may take less than that."""
 
-_SHOWN: Final = ("image", "memory", "cpus", "pids", "tmp_size", "shm_size")
+_SHOWN: Final = ("image", "memory", "cpus", "pids", "tmp_size", "shm_size", "output_limit")
 _QUIET: Final = logging.getLogger("executor-ml.run")
 """What Jupyter's libraries log here is told in our own words."""
 
@@ -57,6 +57,26 @@ def merged(spec: KernelSpec, overrides: Mapping[str, Any]) -> KernelSpec:
         config["models"] = [*own["models"], *overrides["models"]]
     metadata = {**given["metadata"], "kernel_provisioner": {**stanza, "config": config}}
     return KernelSpec(**{**given, "metadata": metadata})
+
+
+def shown(policy: KernelPolicy) -> dict[str, str]:
+    """Its limits, by name, as people write them."""
+    values = {name: getattr(policy, name) for name in _SHOWN}
+    return {
+        name: value if isinstance(value, str) else show(name, value)
+        for name, value in values.items()
+    }
+
+
+def named(
+    error: ConfigError, overrides: Mapping[str, Any], *, options: str = OPTIONS
+) -> SandboxError:
+    """The same error, but for who asked: an option, where one did."""
+    given = [*overrides, *overrides.get("mounts", {}).values(), *overrides.get("models", ())]
+    culprit = next((error.data[k] for k in ("key", "path", "model") if k in error.data), None)
+    if culprit not in given:
+        return error
+    return type(error)(**{**error.data, "source": options})
 
 
 def find(name: str) -> KernelSpec:
@@ -101,15 +121,16 @@ class Kernel:
         self.client: Client | None = None
         self.language_info: dict[str, Any] = {}
 
-    async def start(self, folder: str) -> Client:
-        """A client of a kernel that serves.
+    async def start(self, folder: str, environ: Mapping[str, str] | None = None) -> Client:
+        """A client of a kernel that serves; ``environ`` stands for this process's.
 
         Raises SandboxError; ``end`` is still to be called.
         """
+        given = {} if environ is None else {"env": dict(environ)}
         try:
-            await self.manager.start_kernel(cwd=folder)
+            await self.manager.start_kernel(cwd=folder, **given)
         except ConfigError as error:
-            raise self._named(error) from error
+            raise named(error, self._overrides) from error
         except NoSuchKernel as error:
             reason = f"Jupyter does not find the provisioner {kernelspecs.PROVISIONER}"
             raise StartError(reason=reason, last_words="") from error
@@ -129,15 +150,6 @@ class Kernel:
             raise StartError(reason=reason, last_words="") from error
         self.language_info = info["content"]["language_info"]
         return client
-
-    def _named(self, error: ConfigError) -> SandboxError:
-        """The same error, but for who asked: an option, where one did."""
-        asked = self._overrides
-        given = [*asked, *asked.get("mounts", {}).values(), *asked.get("models", ())]
-        culprit = next((error.data[k] for k in ("key", "path", "model") if k in error.data), None)
-        if culprit not in given:
-            return error
-        return type(error)(**{**error.data, "source": OPTIONS})
 
     @property
     def _provisioner(self) -> SandboxProvisioner | None:
@@ -189,17 +201,11 @@ class Kernel:
         return tuple(held.troubles) if held is not None else ()
 
     @property
-    def limits(self) -> dict[str, Any]:
+    def limits(self) -> dict[str, str]:
         """The limits in force, by name, as people write them; empty before the start."""
         held = self._provisioner
         policy = getattr(held, "policy", None)
-        if policy is None:
-            return {}
-        values = {name: getattr(policy, name) for name in _SHOWN}
-        return {
-            name: value if isinstance(value, str) else show(name, value)
-            for name, value in values.items()
-        }
+        return {} if policy is None else shown(policy)
 
     @property
     def metadata(self) -> dict[str, Any]:

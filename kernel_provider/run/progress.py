@@ -91,11 +91,16 @@ class Printer:
         self._write(f"{CLEAR if self._live else ''}  {word} {text}\n")
 
     def _write(self, text: str) -> None:
-        try:
-            self._stream.write(text)
-            self._stream.flush()
-        except BrokenPipeError:
-            # https://docs.python.org/3/library/signal.html#note-on-sigpipe
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
+        tell(self._stream, text)
+
+
+def tell(stream: TextIO, text: str) -> None:
+    """Write at once; to a pipe that nobody reads any more, nothing from now on."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        # https://docs.python.org/3/library/signal.html#note-on-sigpipe
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)

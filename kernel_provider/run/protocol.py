@@ -87,7 +87,7 @@ def check(message: Mapping[str, Any]) -> None:
     if not all(isinstance(line, str) for line in lines):
         msg = "a traceback that is no list of texts"
         raise TypeError(msg)
-    _measure(content)
+    measure(content)
 
 
 def _has(mapping: Mapping[str, Any], fields: Mapping[str, type], what: str) -> None:
@@ -97,16 +97,18 @@ def _has(mapping: Mapping[str, Any], fields: Mapping[str, type], what: str) -> N
             raise TypeError(msg)
 
 
-def _measure(value: Any, depth: int = 0) -> None:
+def measure(value: Any, depth: int = 0) -> None:
+    """Raise ValueError where a value is nested too deeply, or its text can't be saved."""
     if depth > DEEPEST:
         msg = f"a content of more than {DEEPEST} levels"
         raise ValueError(msg)
     if isinstance(value, dict):
-        for item in value.values():
-            _measure(item, depth + 1)
+        for key, item in value.items():
+            str(key).encode()
+            measure(item, depth + 1)
     elif isinstance(value, list):
         for item in value:
-            _measure(item, depth + 1)
+            measure(item, depth + 1)
     elif isinstance(value, str):
         value.encode()  # half a character can't be saved
 

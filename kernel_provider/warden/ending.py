@@ -34,6 +34,7 @@ class Ending:
         self.over = False
         self._warden = warden
         self._verdict: dict[str, Any] | None = None
+        self._unanswered: Cause | None = None
         self._crashed = False
         self._engine_gone = False
 
@@ -65,6 +66,7 @@ class Ending:
             self.conclude()
             return
         words = compose(cause, request, self._warden.key)
+        self._unanswered = cause
         LastWords(self._warden.loop, relay, words, self.conclude)
 
     def stop(self) -> None:
@@ -109,6 +111,8 @@ class Ending:
         warden = self._warden
         if self._verdict is not None:
             warden.owners.say(self._verdict)
+        if self._unanswered is not None:
+            self._answer(self._unanswered)
         subscribers = 0
         if warden.relay is not None and warden.sandbox is not None:  # it served
             subscribers = warden.relay.subscribers()
@@ -121,6 +125,13 @@ class Ending:
             warden.owners.say({"event": "trouble", "text": str(left)})
         warden.owners.say({"event": "gone", "clean": gone, "subscribers": subscribers})
         warden.loop.stop()
+
+    def _answer(self, cause: Cause) -> None:
+        """Reply for the kernel, now that its owner knows: who has the reply asks the owner."""
+        from kernel_provider.warden.lastwords import answer  # noqa: PLC0415
+
+        assert self._warden.relay is not None
+        answer(self._warden.relay, cause, self._warden.key)
 
     def clean(self) -> None:
         """Whatever happened: no container and no folder stays, a dead owner's neither.

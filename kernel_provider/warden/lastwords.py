@@ -4,11 +4,15 @@ The kernel is dead, and its clients still listen. The warden holds the key and k
 the running request, so it signs what an ordinary kernel would have sent: JupyterLab
 shows it in the cell and nbclient saves it. A client that was cut off in the middle of
 a message connects anew, and hears them from a publisher that stands in.
+
+Clients of people watch the kernel themselves, and tell its death in their own way. Tools
+that run code off the record wait for a reply alone, for as long as they were told to:
+they get one, and the word that the cell is over.
 """
 
 import socket
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from kernel_provider.warden import zmtp
 from kernel_provider.warden.acceptor import Acceptor
@@ -17,7 +21,7 @@ from kernel_provider.warden.loop import READ, Loop
 from kernel_provider.warden.message import signed
 from kernel_provider.warden.pair import Pair, Request
 from kernel_provider.warden.relay import Relay
-from kernel_provider.warden.rendezvous import IOPUB
+from kernel_provider.warden.rendezvous import IOPUB, SHELL
 
 PATIENCE: Final = 0.6
 """Seconds for clients that were cut off to come back; libzmq tries after 0.1."""
@@ -27,13 +31,43 @@ FLUSH: Final = 0.05
 
 def compose(cause: Cause, request: Request, key: str) -> bytes:
     """An iopub ``error`` message on the wire, signed, answering ``request``."""
+    words = signed("error", _content(cause), parent=request.header, key=key)
+    if request.off_record:
+        words += signed("status", {"execution_state": "idle"}, parent=request.header, key=key)
+    return words
+
+
+def answer(relay: Relay, cause: Cause, key: str) -> None:
+    """Reply to whoever waits for the end of code that runs off the record."""
+    content = {"status": "error", **_content(cause)}
+    for pair in relay.pairs:
+        if pair.channel == SHELL and pair.waiting and pair.waiting[0].off_record:
+            parent = pair.waiting[0].header
+            _insert(pair, signed("execute_reply", content, parent=parent, key=key, reply=True))
+
+
+def _insert(pair: Pair, words: bytes) -> bool:
+    """Say something between two messages, after the end of what was cut off.
+
+    False for a client that was cut off in the middle of one.
+    """
+    down = pair.down
+    if not down.between:
+        return False
+    words = (down.gate.rest() if down.gate is not None else b"") + words
+    try:
+        return bool(down.sink.send(words) == len(words))
+    except OSError:
+        return False
+
+
+def _content(cause: Cause) -> dict[str, Any]:
     text = f"{cause.reason} {cause.remedy}"
-    content = {
+    return {
         "ename": cause.name,
         "evalue": text,
         "traceback": [f"\x1b[0;31m{cause.name}\x1b[0m: {text}"],
     }
-    return signed("error", content, parent=request.header, key=key)
 
 
 class LastWords:
@@ -47,7 +81,7 @@ class LastWords:
         self._standing_in: set[_StandIn] = set()
         self._awaited = 0
         for pair in tuple(relay.pairs):
-            if pair.channel == IOPUB and pair.subscribed and not self._insert(pair):
+            if pair.channel == IOPUB and pair.subscribed and not _insert(pair, words):
                 self._awaited += 1
                 pair.close()
         if not self._awaited:
@@ -55,17 +89,6 @@ class LastWords:
             return
         self._acceptor = Acceptor(loop, relay.outer(IOPUB), self._stand_in)
         loop.after(PATIENCE, self._finish)
-
-    def _insert(self, pair: Pair) -> bool:
-        """Add the words, after the end of what was cut, between two messages."""
-        down = pair.down
-        if not down.between:
-            return False
-        words = (down.gate.rest() if down.gate is not None else b"") + self.words
-        try:
-            return bool(down.sink.send(words) == len(words))
-        except OSError:
-            return False
 
     def _stand_in(self, client: socket.socket) -> None:
         stand_in = _StandIn(self, client)

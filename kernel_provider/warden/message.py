@@ -18,8 +18,13 @@ FRAMES: Final = 6
 """Of each message: delimiter, signature, header, parent, metadata, content; buffers follow."""
 
 
-def signed(kind: str, content: Mapping[str, Any], *, parent: bytes, key: str) -> bytes:
-    """An iopub message on the wire; ``parent`` is the header that it answers, as JSON."""
+def signed(
+    kind: str, content: Mapping[str, Any], *, parent: bytes, key: str, reply: bool = False
+) -> bytes:
+    """An iopub message on the wire, or a shell ``reply``, which has no topic.
+
+    ``parent`` is the header that it answers, as JSON.
+    """
     import hashlib  # noqa: PLC0415  4 MB that a warden needs only at an end
     import hmac  # noqa: PLC0415
 
@@ -36,7 +41,8 @@ def signed(kind: str, content: Mapping[str, Any], *, parent: bytes, key: str) ->
     for part in parts:
         signature.update(part)
     proof = signature.hexdigest().encode() if key else b""
-    return zmtp.message([kind.encode(), DELIMITER, proof, *parts])
+    topic = [] if reply else [kind.encode()]
+    return zmtp.message([*topic, DELIMITER, proof, *parts])
 
 
 def end_of_text(content: bytes) -> str:

@@ -71,16 +71,22 @@ ANSWERED: Final = frozenset(
 """What ipykernel answers on shell; other requests get no reply, and would never end."""
 
 _HEADER_PART: Final = 2
+_CONTENT_PART: Final = 5
 """Jupyter's wire: delimiter, signature, header, parent, metadata, content."""
 
 
 @dataclass(kw_only=True)
 class Request:
-    """A request on its way; ``header`` is the client's own JSON."""
+    """A request on its way; ``header`` is the client's own JSON.
+
+    ``off_record`` is code that is to leave no trace in the history: tools run it, not
+    people, and some (nbval) wait for nothing but its reply.
+    """
 
     header: bytes
     kind: str
     number: int
+    off_record: bool = False
 
 
 class Pair:
@@ -93,6 +99,7 @@ class Pair:
         self.kernel: socket.socket | None = None
         self.subscribed = False
         self.waiting: deque[Request] = deque()
+        self._noted: Request | None = None
         self._meter = Meter(relay.output)
         self._pace = Pace(relay.output.limits.messages, relay.output.clock)
         self._waited = 0.0
@@ -269,8 +276,11 @@ class Pair:
                 self.relay.on_subscribed()
         elif index == _HEADER_PART:
             self._note(body)
+        elif index == _CONTENT_PART and self._noted is not None:
+            self._note_content(self._noted, body)
 
     def _note(self, header: bytes) -> None:
+        self._noted = None
         try:
             kind = json.loads(header)["msg_type"]
         except (ValueError, KeyError, TypeError, RecursionError):
@@ -279,8 +289,16 @@ class Pair:
             self.relay.shutdown_requested = True
         elif self.channel == SHELL and isinstance(kind, str) and kind in ANSWERED:
             self.relay.requests += 1
-            self.waiting.append(Request(header=header, kind=kind, number=self.relay.requests))
+            self._noted = Request(header=header, kind=kind, number=self.relay.requests)
+            self.waiting.append(self._noted)
             self.relay.see_who_runs()
+
+    def _note_content(self, request: Request, content: bytes) -> None:
+        """Of code that is longer than what is kept of a frame, nothing is known."""
+        try:
+            request.off_record = json.loads(content).get("store_history") is False
+        except (ValueError, AttributeError, RecursionError):
+            return
 
     def _answered(self, count: int) -> None:
         """A kernel answers each connection's requests in their order, one reply each."""

@@ -57,8 +57,15 @@ def local_python(folder: Path) -> Path:
         message = "a local kernel with the image's wheels needs Python 3.11"
         raise RuntimeError(message)
     request = BuildRequest()
-    wheels = collect(read_context(request), request, cache_folder(os.environ), print)
-    done, python = folder / wheels[0].parent.name, folder / "bin" / "python"
+    context = read_context(request)
+    wheels = [
+        wheel
+        for layer in context.layers
+        for wheel in collect(
+            layer, context.installer, request.image, cache_folder(os.environ), print
+        )
+    ]
+    done, python = folder / wheels[-1].parent.name, folder / "bin" / "python"
     if not done.exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
         install = [python, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]

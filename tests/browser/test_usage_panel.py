@@ -3,9 +3,9 @@
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
+from lab_servers import Lab, serving_lab
 from labs import Notebook, output
 from playwright.sync_api import Page, expect
 
@@ -17,19 +17,24 @@ EXTENSION = (
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def extension(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The extension, where only this module's server finds it."""
-    folder = tmp_path_factory.mktemp("extension")
+@pytest.fixture(scope="module")
+def lab(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A server with the extension, which is where only this one finds it."""
+    assert image
+    folder, notebooks, home = (
+        tmp_path_factory.mktemp(name) for name in ("extension", "notebooks", "usage-panel")
+    )
     wanted = folder / "requirements.txt"
     wanted.write_text(EXTENSION)
     options = ["--quiet", "--no-deps", "--no-input", "--require-hashes", "--target", str(folder)]
     subprocess.run([sys.executable, "-m", "pip", "install", *options, "-r", wanted], check=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(folder))
-        patch.setenv("JUPYTER_PATH", str(folder / "share" / "jupyter"))
-        patch.setenv("JUPYTER_CONFIG_PATH", str(Path(folder, "etc", "jupyter")))
-        yield
+    environ = {
+        "PYTHONPATH": str(folder),
+        "JUPYTER_PATH": str(folder / "share" / "jupyter"),
+        "JUPYTER_CONFIG_PATH": str(folder / "etc" / "jupyter"),
+    }
+    with serving_lab(notebooks, home, environ=environ) as made:
+        yield made
 
 
 def test_the_panel_shows_the_sandboxs_limits(page: Page, notebook: Notebook, shot: Shot) -> None:

@@ -65,6 +65,7 @@ PAGES = (
     "papermill",
     "pool",
     "run",
+    "servers",
     "threat-model",
     "troubleshooting",
     "upgrade",
@@ -77,9 +78,19 @@ SHOWN_ELSEWHERE = {
     "executor-ml install --sys-prefix --name python3 --replace": "with --prefix below: these "
     "tests have a plain kernel of their own there",
     "executor-ml build --stack 2023": "needs PyTorch's index; test_builder_lock.py reads the lock",
+    "executor-ml build --variant datascience": "test_variants.py builds them all",
+    "executor-ml build --variant grading": "the same",
+    "executor-ml build --variant ./NAME.in": "test_variants.py does so with a file of its own",
+    "executor-ml install --variant ./NAME.in --memory 1g": "NAME stands for a name",
     "executor-ml verify": "test_verify.py does so, once for all",
     "executor-ml verify --kernel executor-ml --json": "the same",
     "executor-ml build --base IMAGE": "IMAGE stands for a name",
+    "executor-ml install --user --name ml-debugger --loopback true": "test_debugger.py insists: "
+    "this machine may have control groups of version 1",
+    **dict.fromkeys(
+        commands(read("docs/servers.md")),
+        "test_servers.py and test_proxy.py do so, with the servers beside .venv",
+    ),
     **dict.fromkeys(
         commands(read("docs/grading.md")),
         "test_grading.py does so, in a course and with the tools beside .venv",

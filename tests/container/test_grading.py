@@ -151,38 +151,17 @@ def test_scores_are_a_local_kernels(tools: Path, tmp_path: Path) -> None:
     assert found == graders.scores(theirs, "ps1", tools)
 
 
-NBGRADERS_OWN = {
-    "timeout": {"timeout": 0.0},
-    "submitted-unchanged": {
-        "submitted-changed": 2.0,
-        "submitted-cheat-attempt": 1.0,
-        "submitted-cheat-attempt-alternative": 1.0,
-    },
-    "open_relative_file": {"open_relative_file": 10.0},
-}
-"""nbgrader's test notebooks: the source, and submissions with their points, seen with both."""
-
-
 @pytest.mark.soak
-@pytest.mark.parametrize("source", NBGRADERS_OWN)
+@pytest.mark.parametrize("source", graders.OWN)
 def test_nbgraders_own_test_notebooks_get_a_local_kernels_scores(
     source: str, tools: Path, tmp_path: Path
 ) -> None:
     """Time-outs, attempts to cheat, a file beside the notebook."""
-    own = tools / "nbgrader/tests/apps/files"
-    course = graders.sample_course(tmp_path / "course", tools)
-    books = {course / "source/ps2": source}
-    books |= {course / "submitted" / name / "ps2": name for name in NBGRADERS_OWN[source]}
-    for folder, name in books.items():
-        folder.mkdir(parents=True)
-        shutil.copy(own / f"{name}.ipynb", folder / "problem.ipynb")
-        shutil.copy(own / "data.txt", folder)
-    with (course / "nbgrader_config.py").open("a") as config:
-        config.write("c.Execute.timeout = 3\n")
+    course = graders.own_course(tmp_path / "course", source, tools)
     ours, theirs = both("Files beside the notebook", course, tools)
     found = graders.scores(ours, "ps2", tools)
     assert found == graders.scores(theirs, "ps2", tools)
-    assert graders.totals(found) == NBGRADERS_OWN[source]
+    assert graders.totals(found) == graders.OWN[source]
 
 
 # --- nbval --------------------------------------------------------------------------------
@@ -228,11 +207,33 @@ def test_nbval_gives_a_local_kernels_verdicts(tools: Path, tmp_path: Path) -> No
     ]
 
 
-@pytest.mark.soak
-def test_nbval_ends_when_a_dead_kernels_cell_is_out_of_time(tools: Path, tmp_path: Path) -> None:
-    """It does not look before, with either kernel; the time named on the page bounds it."""
-    cells = [nbformat.v4.new_code_cell("import os; os._exit(7)"), nbformat.v4.new_code_cell("1")]
+DEATHS = {
+    "killed": ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "KernelKilled"),
+    "exited": ("import os; os._exit(7)", "KernelExited"),
+    "memory": ("hold = []\nwhile True: hold.append(b'x' * (1 << 24))", "MemoryLimitExceeded"),
+}
+
+
+@pytest.mark.parametrize(
+    "death",
+    ["killed", *(pytest.param(name, marks=pytest.mark.soak) for name in ("exited", "memory"))],
+)
+def test_nbval_tells_a_dead_kernel_at_once(death: str, tools: Path, tmp_path: Path) -> None:
+    """Long before the cell's time is over, and with the cause; later cells find it dead.
+
+    nbval itself waits for a reply and looks at nothing else.
+    """
+    code, cause = DEATHS[death]
+    cells = [nbformat.v4.new_code_cell(code), nbformat.v4.new_code_cell("1")]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "notebook.ipynb")
-    ours, theirs = (verdicts(tmp_path, tools, kernel) for kernel in ("executor-ml", LOCAL))
-    assert ours == theirs
-    assert ours == (1, ["XFAIL notebook.ipynb::Cell 1", "FAILED notebook.ipynb::Cell 0"])
+    (command,) = commands(SECTIONS["nbval"])
+    options = "-rA -p no:cacheprovider --color=no --durations=0 -vv"
+    done = typed(f"{command} {options}", tmp_path, beside=tools)
+    assert done.returncode == 1
+    assert cause in done.stdout
+    ends = re.findall(r"^([A-Z]+) notebook.ipynb::Cell (\d)", done.stdout, re.MULTILINE)
+    assert sorted(ends) == [("FAILED", "0"), ("FAILED", "1")]
+    assert "Kernel dead on test start" in done.stdout
+    (took,) = re.findall(r"^([\d.]+)s call +notebook.ipynb::Cell 0", done.stdout, re.MULTILINE)
+    print(f"nbval told the death ({death}) after {took} s")
+    assert float(took) < 20, "of the cell's 60 s"

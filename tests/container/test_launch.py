@@ -359,6 +359,33 @@ def test_it_fails_closed(tmp_path: Path, left: Left) -> None:
     assert not left()
 
 
+@pytest.mark.parametrize(
+    ("environ", "said", "told"),
+    [
+        ({"DOCKER_HOST": "unix:///nowhere"}, {}, "no container engine answers at /nowhere"),
+        (
+            {"EXECUTOR_ML_DEFAULT_IMAGE": "nowhere:1"},
+            {},
+            "the image nowhere:1 is not on this machine",
+        ),
+        ({}, {"ip": "0.0.0.0"}, "0.0.0.0"),  # noqa: S104  what is refused
+        ({}, {"curve_publickey": "x"}, "encrypt"),
+    ],
+)
+def test_whatever_stands_in_the_way_is_told_at_its_beginning(
+    tmp_path: Path, left: Left, environ: dict[str, str], said: dict[str, Any], told: str
+) -> None:
+    """No kernel, sandboxed or not: engine, image, or what the client wants of the ports."""
+    with started(tmp_path, environ=environ, **said) as kernel:
+        complaint = kernel.complaint()
+        assert complaint.startswith("executor-ml: ")
+        assert told in complaint[:100]
+        assert "\nFix: " in complaint
+        assert "Traceback" not in complaint
+        assert kernel.process.returncode in {65, 69, 72}
+    assert not left()
+
+
 def test_ipc_is_served_where_the_client_says(tmp_path: Path, left: Left) -> None:
     """Sockets at its own paths, for this user only; gone with the kernel."""
     folder = Path(f"/tmp/exml-ipc-{os.getpid()}")

@@ -136,6 +136,59 @@ def test_with_loopback_programs_that_speak_tcp_work(opened: Pair, code: str, sho
     assert printed(client, code) == [shown]
 
 
+def debug(client: BlockingKernelClient, command: str, **arguments: object) -> dict[str, Any]:
+    """What the debugger answers to a request over the control channel."""
+    request = {"type": "request", "seq": 1, "command": command, "arguments": arguments}
+    message = client.session.msg("debug_request", request)
+    client.control_channel.send(message)
+    while True:
+        reply = client.get_control_msg(timeout=60)
+        if reply["parent_header"].get("msg_id") == message["header"]["msg_id"]:
+            content: dict[str, Any] = reply["content"]
+            assert content["success"], content
+            return dict(content.get("body") or {})
+
+
+def stopped(client: BlockingKernelClient) -> int:
+    """Number of the thread that has met a breakpoint."""
+    while True:
+        content = client.get_iopub_msg(timeout=60)["content"]
+        if content.get("event") == "stopped":
+            return int(content["body"]["threadId"])
+
+
+def test_with_loopback_the_visual_debugger_works(image: str, shared_kernel: Pair) -> None:
+    """A cell stops at a line, its variables are seen, and it goes on; others lack it."""
+    assert image
+    code = "def half(n):\n    found = n // 2\n    return found\nhalf(84)"
+    assert "debugger" not in features(shared_kernel[1])
+    with kernel({"loopback": "insist"}) as (_, client):
+        assert "debugger" in features(client)
+        debug(client, "initialize", clientID="test", adapterID="python", pathFormat="path")
+        debug(client, "attach")
+        path = debug(client, "dumpCell", code=code)["sourcePath"]
+        debug(client, "setBreakpoints", source={"path": path}, breakpoints=[{"line": 3}])
+        debug(client, "configurationDone")
+        request = client.execute(code)
+        thread = stopped(client)
+        frame, *_ = debug(client, "stackTrace", threadId=thread)["stackFrames"]
+        assert (frame["name"], frame["line"], frame["source"]["path"]) == ("half", 3, path)
+        scope, *_ = debug(client, "scopes", frameId=frame["id"])["scopes"]
+        seen = debug(client, "variables", variablesReference=scope["variablesReference"])
+        assert {v["name"]: v["value"] for v in seen["variables"]} == {"n": "84", "found": "42"}
+        debug(client, "continue", threadId=thread)
+        reply = client.get_shell_msg(timeout=60)
+        assert (reply["parent_header"]["msg_id"], reply["content"]["status"]) == (request, "ok")
+
+
+def features(client: BlockingKernelClient) -> list[str]:
+    """What a kernel says that it can."""
+    request = client.kernel_info()
+    while (reply := client.get_shell_msg(timeout=60))["parent_header"].get("msg_id") != request:
+        pass
+    return list(reply["content"]["supported_features"])
+
+
 def test_with_loopback_nothing_outside_is_reached(opened: Pair) -> None:
     """No route, no interface but lo: neighbours, the host, a cloud's own addresses."""
     _, client = opened

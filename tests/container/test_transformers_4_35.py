@@ -17,7 +17,7 @@ from kernels import kernel, run
 from sandboxes import look, session_of, value
 from small_models import gpt2
 
-from kernel_provider import cli
+from kernel_provider import cli, names
 from kernel_provider.builder.bake import bake
 from kernel_provider.builder.build import build
 from kernel_provider.builder.context import find_folder
@@ -74,16 +74,19 @@ def stack(
     folder = tmp_path_factory.mktemp("stack") / "image"
     shutil.copytree(find_folder(), folder)
     variant = f"test-{secrets.token_hex(4)}"
-    current = (folder / "stacks/current/requirements.lock").read_text()
-    (torch,) = re.findall(r"^torch==.*(?:\\\n.*)*$", current, re.MULTILINE)
-    (folder / f"stacks/2023/{variant}.lock").write_text(f"{torch}\n")
-    (folder / "stacks/2023/unhashed.txt").unlink()
+    current, old = folder / "stacks/current", folder / "stacks/2023"
+    (torch,) = re.findall(
+        r"^torch==.*(?:\\\n.*)*$", (current / "ml.lock").read_text(), re.MULTILINE
+    )
+    (old / f"{variant}.in").write_text("-r common.in\ntorch\ntransformers\n")
+    (old / f"{variant}.lock").write_text(f"{(old / 'ml.lock').read_text()}{torch}\n")
     request = BuildRequest(stack="2023", variant=variant, context=folder)
     made = build(request, lambda _event: None)
     try:
         yield Stack(request=request, image=made.image)
     finally:
         engine.images.remove(made.image)
+        engine.images.remove(f"{names.COMMON_IMAGE}:2023")
 
 
 @pytest.fixture(scope="module", autouse=True)

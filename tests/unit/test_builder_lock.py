@@ -3,8 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from kernel_provider.builder.context import find_folder
+from kernel_provider.builder import BuildRequest
+from kernel_provider.builder.context import find_folder, read_context
+from kernel_provider.builder.layers import COMMON, Layer
 from kernel_provider.builder.lock import read_lock, refuse_cuda, required
+from kernel_provider.builder.locking import is_fresh
 from kernel_provider.errors import BuildError, CudaTorchError, from_wire
 
 CUDA_METADATA = """\
@@ -87,12 +90,31 @@ def test_every_pin_of_our_locks_has_a_hash(path: Path) -> None:
     assert all(len(digest) == length for digest in hashes)
 
 
+def layers() -> list[Layer]:
+    """All layers that we ship."""
+    found: list[Layer] = []
+    for path in sorted(find_folder().glob("stacks/*/*.in")):
+        if path.stem != COMMON:
+            request = BuildRequest(stack=path.parent.name, variant=path.stem)
+            found += read_context(request).layers
+    return list({layer.requirements: layer for layer in found}.values())
+
+
+@pytest.mark.parametrize("layer", layers(), ids=lambda layer: f"{layer.stack}-{layer.name}")
+def test_each_lock_is_of_its_requirements_and_of_what_is_below(layer: Layer) -> None:
+    """Who changes a requirement, or a layer, must write the locks again."""
+    assert is_fresh(layer), f"run: python3 -m kernel_provider.builder.relock {layer.stack}"
+    assert not set(layer.pins()) & set(layer.pins_below())
+    assert set(layer.named()) <= {*layer.pins(), *layer.pins_below()}
+
+
 def test_the_stacks_hold_what_was_promised() -> None:
     """Versions that documents name, and nothing that images must not hold."""
     stacks = find_folder() / "stacks"
-    current = read_lock([(stacks / "current/requirements.lock").read_text()])
-    old = read_lock(
-        (stacks / "2023" / name).read_text() for name in ("requirements.lock", "unhashed.txt")
+    names = ("common.lock", "ml.lock", "ml.unhashed")
+    files = {stack: [stacks / stack / name for name in names] for stack in ("current", "2023")}
+    current, old = (
+        read_lock(path.read_text() for path in files[stack] if path.exists()) for stack in files
     )
     assert current["torch"] == "2.13.0+cpu"
     assert old["torch"] == "2.0.1+cpu"

@@ -1,4 +1,6 @@
 import importlib.util
+import json
+import os
 import struct
 from pathlib import Path
 from types import ModuleType
@@ -90,3 +92,54 @@ def test_removals_take_what_matches_and_say_what_it_weighed(tmp_path: Path) -> N
     assert trim.remove(root, ["../../../share/man", "missing"]) == 10
     assert [path.name for path in root.rglob("*.py")] == ["a.py"]
     assert trim.weight(tmp_path) == 100
+
+
+def test_what_a_layer_below_has_is_not_removed(tmp_path: Path) -> None:
+    """Only what is as new as the layer itself: the rest is not this layer's to change."""
+    trim = load("trim")
+    for name, time in {"old": 100, "new": 300}.items():
+        folder = tmp_path / name / "tests"
+        folder.mkdir(parents=True)
+        (folder / "test_a.py").write_bytes(b"x" * 10)
+        os.utime(folder, ns=(time, time))
+    assert trim.remove(tmp_path, ["**/tests"], 200) == 10
+    assert [path.parent.name for path in tmp_path.rglob("tests")] == ["old"]
+
+
+def test_a_layer_without_probes_compiles_what_its_notebook_and_its_modules_import(
+    tmp_path: Path,
+) -> None:
+    """A person's own file has its modules only; what cannot be imported ends the build."""
+    steps = load("compile")
+    cells = [
+        {"cell_type": "markdown", "source": ["# words"]},
+        {"cell_type": "code", "source": ["import json\n", "json"]},
+        {"cell_type": "code", "source": ["x = 1"]},
+    ]
+    stack = tmp_path / "current"
+    stack.mkdir()
+    (stack / "nlp.ipynb").write_text(json.dumps({"cells": cells}))
+    environ = {"STACK": str(stack), "LAYERS": "nlp", "MODULES": "wave fractions"}
+    found = list(steps.probes(environ))
+    assert found == ["import json\njson\nx = 1", "import wave, fractions"]
+    assert list(steps.probes({**environ, "LAYERS": "geo"})) == found[1:]
+    assert any(path.endswith("/wave.py") for path in steps.imported(found[1]))
+    with pytest.raises(SystemExit, match="No module named 'gone_for_good'"):
+        steps.imported("import gone_for_good")
+
+
+def test_a_model_in_a_package_is_found_where_the_hub_would_have_it(tmp_path: Path) -> None:
+    """By links: its files are there once. A folder that is not there ends the build."""
+    step = load("models")
+    package = tmp_path / "site/pack/model"
+    (package / "part").mkdir(parents=True)
+    for name in ("config.json", "part/weights.safetensors"):
+        (package / name).write_text(name)
+    step.link("org/tiny", package, tmp_path / "models")
+    cache = tmp_path / "models/hub/models--org--tiny"
+    snapshot = cache / "snapshots" / (cache / "refs/main").read_text()
+    assert (snapshot / "part/weights.safetensors").read_text() == "part/weights.safetensors"
+    assert (snapshot / "config.json").is_symlink()
+    assert (tmp_path / "models/tiny/config.json").read_text() == "config.json"
+    with pytest.raises(SystemExit, match="org/gone: there is nothing in"):
+        step.link("org/gone", tmp_path / "site/gone", tmp_path / "models")

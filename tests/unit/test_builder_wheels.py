@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from kernel_provider.builder import BuildRequest
-from kernel_provider.builder.context import Context
+from kernel_provider.builder.layers import Layer
 from kernel_provider.builder.wheels import (
     cache_folder,
     collect,
     collection,
     download_command,
+    modules_of,
+    not_to_be_had,
     read_metadata,
     run_pip,
     target_options,
@@ -18,17 +19,19 @@ from kernel_provider.builder.wheels import (
 from kernel_provider.errors import CudaTorchError
 
 
-def make_context(folder: Path, lock: str) -> Context:
-    """Inputs of a build with one lock."""
+def make_layer(folder: Path, lock: str) -> Layer:
+    """A layer with one lock."""
     folder.mkdir(exist_ok=True)
-    (folder / "requirements.lock").write_text(lock)
-    (folder / "pip.lock").write_text("pip==1\n")
-    return Context(
-        folder=folder,
-        locks=(folder / "requirements.lock",),
-        installer=folder / "pip.lock",
-        unhashed=None,
-    )
+    (folder / "a.lock").write_text(lock)
+    return Layer(name="a", stack="current", requirements=folder / "a.in")
+
+
+@pytest.fixture
+def installer(tmp_path: Path) -> Path:
+    """The lock of pip itself."""
+    path = tmp_path / "pip.lock"
+    path.write_text("pip==1\n")
+    return path
 
 
 def test_pip_is_asked_for_the_image_not_for_the_host() -> None:
@@ -66,28 +69,64 @@ def test_the_cache_is_the_users() -> None:
     assert cache_folder({}).parts[-2:] == (".cache", "executor-ml")
 
 
-def test_kept_wheels_are_found_by_the_content_of_the_locks(tmp_path: Path) -> None:
+def test_kept_wheels_are_found_by_the_content_of_the_locks(tmp_path: Path, installer: Path) -> None:
     """The same locks elsewhere need no download; other locks do."""
-    one = make_context(tmp_path / "one", "a==1\n")
-    two = make_context(tmp_path / "two", "a==1\n")
-    three = make_context(tmp_path / "three", "a==2\n")
+    one = make_layer(tmp_path / "one", "a==1\n")
+    two = make_layer(tmp_path / "two", "a==1\n")
+    three = make_layer(tmp_path / "three", "a==2\n")
     cache = tmp_path / "cache"
-    assert collection(one, cache) == collection(two, cache) != collection(three, cache)
-    place = collection(one, cache)
+    place = collection(one, installer, cache)
+    assert place == collection(two, installer, cache) != collection(three, installer, cache)
     place.mkdir(parents=True)
     (place / "a-1-py3-none-any.whl").touch()
     said: list[str] = []
-    found = collect(two, BuildRequest(), cache, said.append)
+    found = collect(two, installer, "executor-ml-a", cache, said.append)
     assert [path.name for path in found] == ["a-1-py3-none-any.whl"]
     assert said == []
 
 
-def test_a_lock_with_cuda_packages_is_refused_before_any_download(tmp_path: Path) -> None:
+def test_a_lock_with_cuda_packages_is_refused_before_any_download(
+    tmp_path: Path, installer: Path
+) -> None:
     """Gigabytes are not fetched to be thrown away."""
-    context = make_context(tmp_path / "one", "torch==2.0.1\nnvidia-nccl-cu11==2.14.3\n")
+    layer = make_layer(tmp_path / "one", "torch==2.0.1\nnvidia-nccl-cu11==2.14.3\n")
     with pytest.raises(CudaTorchError, match="the lock"):
-        collect(context, BuildRequest(), tmp_path / "cache", lambda _: None)
+        collect(layer, installer, "executor-ml-a", tmp_path / "cache", lambda _: None)
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_wheel_that_is_not_to_be_had_is_named_with_the_platform() -> None:
+    """It stands among many lines of pip's; here it is the first thing said."""
+    lines = [
+        "Collecting numpy==2.4.6",
+        "ERROR: Could not find a version that satisfies the requirement tensorflow-cpu==9 (none)",
+        "ERROR: No matching distribution found for tensorflow-cpu==9",
+    ]
+    told = str(not_to_be_had("executor-ml-tensorflow:latest", "collecting wheels", lines))
+    first = told.splitlines()[0]
+    assert "building executor-ml-tensorflow:latest failed at: collecting wheels" in first
+    assert "there is no wheel of tensorflow-cpu==9 for CPython 3.11, Linux, x86-64" in first
+    other = str(not_to_be_had("i", "collecting wheels", ["the index did not answer"]))
+    assert "the index did not answer" in other
+    assert "no wheel of" not in other
+
+
+def test_what_is_imported_of_a_wheel_is_its_own_module_or_all_it_has(tmp_path: Path) -> None:
+    """Of the distributions that were asked for; no tests that got into a wheel by mistake."""
+    contents = {
+        "scikit_learn-1-cp311-cp311-linux_x86_64.whl": ["sklearn/__init__.py", "tests/__init__.py"],
+        "matplotlib-1-py3-none-any.whl": ["matplotlib/__init__.py", "pylab.py"],
+        "orjson-1-py3-none-any.whl": ["orjson/orjson.cpython-311.so", "orjson/__init__.py"],
+        "fast-1-py3-none-any.whl": ["fast.cpython-311-x86_64-linux-gnu.so", "_c.py"],
+        "other-1-py3-none-any.whl": ["other/__init__.py"],
+    }
+    wheels = [tmp_path / name for name in contents]
+    for wheel in wheels:
+        with zipfile.ZipFile(wheel, "w") as archive:
+            for name in [*contents[wheel.name], "x-1.dist-info/METADATA"]:
+                archive.writestr(name, "")
+    named = ("scikit-learn", "matplotlib", "orjson", "fast")
+    assert modules_of(wheels, named) == ["fast", "matplotlib", "orjson", "sklearn"]
 
 
 def test_metadata_is_read_from_a_wheel(tmp_path: Path) -> None:
@@ -96,6 +135,7 @@ def test_metadata_is_read_from_a_wheel(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("torch/__init__.py", "")
         archive.writestr("torch-1.dist-info/METADATA", "Name: torch\n")
+        archive.writestr("torch/_vendor/a-1.dist-info/METADATA", "Name: a\n")
     assert read_metadata(wheel) == "Name: torch\n"
 
 

@@ -11,6 +11,7 @@ TOLD = {
     "builder/wheels.py": "a cache's folders are old by the file system's times",
     "bundle/archive.py": "the time in an archive's entry",
     "commands/ps.py": "how long ago a kernel died",
+    "grading/grade.py": "when a submission was graded",
     "models/add.py": "the day on which a model was added",
     "warden/deaths.py": "when a kernel died, and for how many hours that is kept",
     "warden/ending.py": "the same",

@@ -126,8 +126,19 @@ def test_the_result_is_there_as_json(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_another_image_is_told_in_the_name() -> None:
     """Limits alone would not tell variants apart."""
     policy = KernelPolicy(image="executor-ml-nlp:latest", memory=1024 * MIB)
-    expected = "Python (ML sandbox, 1 GB, 0.5 CPU, offline, executor-ml-nlp:latest)"
+    assert display_name_of(policy) == "Python (nlp sandbox, 1 GB, 0.5 CPU, offline)"
+    policy = KernelPolicy(image="executor-ml-tiny:1", memory=1024 * MIB)
+    expected = "Python (ML sandbox, 1 GB, 0.5 CPU, offline, executor-ml-tiny:1)"
     assert display_name_of(policy) == expected
+
+
+def test_loopback_brings_jupyterlabs_debugger(tmp_path: Path) -> None:
+    """JupyterLab offers it where the kernelspec says so; the name tells that it is open."""
+    for name, words in (("shut", ()), ("open", ("--loopback", "insist"))):
+        assert cli.main(["install", "--prefix", str(tmp_path), "--name", name, *words]) == 0
+    shut, opened = (written(tmp_path, name) for name in ("shut", "open"))
+    assert [spec["metadata"]["debugger"] for spec in (shut, opened)] == [False, True]
+    assert opened["display_name"] == "Python (ML sandbox, 512 MB, 0.5 CPU, offline, loopback)"
 
 
 def test_models_are_told_in_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

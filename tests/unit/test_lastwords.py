@@ -1,21 +1,28 @@
 """The last words over real sockets, to libzmq subscribers and to rude ones."""
 
+import hashlib
+import hmac
+import json
 import socket
 import threading
 import time
 
 import pytest
 import zmq
-from relays import QUIET, SUBSCRIBE, Bench, receive, said
+from relays import QUIET, SUBSCRIBE, Bench, receive, request, said, silent
 
-from kernel_provider.warden.lastwords import LastWords
-from kernel_provider.warden.rendezvous import IOPUB
+from kernel_provider.warden.death import Cause
+from kernel_provider.warden.lastwords import LastWords, answer, compose
+from kernel_provider.warden.pair import Request
+from kernel_provider.warden.rendezvous import IOPUB, SHELL
 from kernel_provider.warden.zmtp import (
+    CAPTURE,
     LONG,
     MORE,
     Follower,
     FrameLimits,
     frame,
+    frames,
     greeting,
     message,
     ready,
@@ -122,3 +129,78 @@ def test_last_words_do_not_wait_for_ever(bench: Bench) -> None:
             visitor.close()
     assert finished.wait(5)
     assert time.monotonic() - begin < 3
+
+
+# --- replies ------------------------------------------------------------------------------
+
+CAUSE = Cause(name="KernelKilled", reason="It was killed.", remedy="Try again.", exit_code=137)
+OFF = b'{"code": "1", "silent": false, "store_history": false}'
+
+
+def asked(bench: Bench, content: bytes) -> socket.socket:
+    """A client whose kernel took its request, and died over it."""
+    client, kernel = bench.pair(SHELL)
+    wire = request("execute_request", "41", content)
+    client.sendall(wire)
+    receive(kernel, len(wire))
+    kernel.close()
+    time.sleep(QUIET)
+    return client
+
+
+def test_code_off_the_record_gets_a_reply_from_the_dead(bench: Bench) -> None:
+    """One that libraries take for the kernel's: signed, an answer, without a topic."""
+    bench.start()
+    client = asked(bench, OFF)
+    bench.call(lambda: answer(bench.relay, CAUSE, "key"))
+    delimiter, signature, *parts = frames(client.recv(65536))
+    header, parent, _, content = map(json.loads, parts)
+    assert delimiter == b"<IDS|MSG>"
+    proof = hmac.new(b"key", b"".join(parts), digestmod=hashlib.sha256)
+    assert signature == proof.hexdigest().encode()
+    assert (header["msg_type"], parent["msg_id"]) == ("execute_reply", "41")
+    assert (content["status"], content["ename"]) == ("error", "KernelKilled")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"code": "1", "store_history": true}',
+        b"{}",
+        b"[1]",
+        b"no JSON",
+        b'{"code": "' + b"x" * CAPTURE + b'", "store_history": false}',
+    ],
+    ids=["on the record", "unsaid", "a list", "nonsense", "longer than is looked at"],
+)
+def test_other_code_gets_none(bench: Bench, content: bytes) -> None:
+    """People's clients see for themselves that a kernel died, and tell it in their way."""
+    bench.start()
+    client = asked(bench, content)
+    bench.call(lambda: answer(bench.relay, CAUSE, "key"))
+    assert silent(client)
+
+
+def test_a_client_cut_off_in_a_reply_gets_no_other_in_its_middle(bench: Bench) -> None:
+    """It would take that for the rest of the first."""
+    bench.start()
+    client, kernel = bench.pair(SHELL)
+    wire = request("execute_request", "41", OFF)
+    client.sendall(wire)
+    receive(kernel, len(wire))
+    kernel.sendall(MIDDLE)
+    receive(client, len(MIDDLE))
+    bench.call(lambda: answer(bench.relay, CAUSE, "key"))
+    assert silent(client)
+
+
+@pytest.mark.parametrize("off_record", [True, False])
+def test_the_end_of_code_off_the_record_is_told(*, off_record: bool) -> None:
+    """On iopub, after the error: who waits for a reply waits for that, too."""
+    asked = Request(header=b"{}", kind="execute_request", number=1, off_record=off_record)
+    topics: list[bytes] = []
+    follower = Follower(
+        FrameLimits(), lambda index, body: topics.append(body) if index == 0 else None
+    )
+    follower.feed(memoryview(greeting() + ready(b"XPUB") + compose(CAUSE, asked, "")))
+    assert topics == ([b"error", b"status"] if off_record else [b"error"])

@@ -1,7 +1,9 @@
 """From a kernelspec's mapping to a policy, and every way in which that is refused."""
 
 import os
+import re
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -430,6 +432,27 @@ def test_defaults_are_for_what_a_kernelspec_does_not_set(tmp_path: Path) -> None
     ceilings = collected(tmp_path, text, defaults={"pids": 99})
     policy = parse({"cpus": 0.25}, ceilings)
     assert (policy.memory, policy.pids, policy.cpus) == (1024 * MIB, 99, 0.25)
+
+
+def test_variables_set_defaults_where_no_configuration_is_read(tmp_path: Path) -> None:
+    """Above the file's, below the server's; a wrong one is blamed on its variable."""
+    file = tmp_path / "policy.toml"
+    file.write_text("[defaults]\npids = 64\ncpus = 1", encoding="utf-8")
+    said = {"EXECUTOR_ML_DEFAULT_PIDS": "77", "EXECUTOR_ML_DEFAULT_MEMORY": "1g"}
+    traits = {"defaults": ("c", {"memory": "2g"})}
+    ceilings = read_ceilings(said, policy_file=str(file), traits=traits)
+    policy = parse({"cpus": 0.25}, replace(ceilings, machine=None))
+    assert (policy.memory, policy.pids, policy.cpus) == (2048 * MIB, 77, 0.25)
+    for name, value, why in (
+        ("MEMROY", "1g", "there is no setting 'memroy'; did you mean 'memory'?"),
+        ("PIDS", "", "pids = '' is not possible: write a number"),
+        ("MEMORY", "8m", "a kernel needs at least"),
+        ("MOUNTS", "/", "write an object of texts"),
+    ):
+        variable = f"EXECUTOR_ML_DEFAULT_{name}"
+        held = read_ceilings({variable: value}, policy_file="/none")
+        with pytest.raises(ConfigError, match=f"{variable}: .*{re.escape(why)}"):
+            parse({}, held)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,193 @@
+"""Variants: layers that are shared, a person's own of one file, and those that come along."""
+
+import json
+import secrets
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import pytest
+from image_files import files_of, rule_breakers
+from kernels import kernel, run
+from pages import read, rows, typed
+from sandboxes import value
+
+from kernel_provider import cli, names, variants
+from kernel_provider.builder import BuildRequest
+from kernel_provider.builder.context import read_context
+from kernel_provider.ceilings import Ceilings
+from kernel_provider.policy import parse_policy
+from kernel_provider.values import show
+
+pytestmark = [pytest.mark.container, pytest.mark.usefixtures("image")]
+
+
+def wheel(folder: Path, name: str, *requires: str) -> None:
+    """A wheel of one module, as ``pip wheel`` makes it."""
+    info = f"{name}-1.0.dist-info"
+    needs = "".join(f"Requires-Dist: {other}\n" for other in requires)
+    texts = {
+        f"{name}.py": f"import numpy\nVALUE = numpy.arange(3).sum()\nNAME = {name!r}\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{needs}",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{path},,\n" for path in [*texts, f"{info}/RECORD"])
+    folder.mkdir(exist_ok=True)
+    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as archive:
+        for path, text in {**texts, f"{info}/RECORD": record}.items():
+            archive.writestr(path, text)
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A person's file of requirements, whose packages are in a folder of wheels of theirs."""
+    folder = tmp_path_factory.mktemp("own")
+    wheel(folder / "wheels", "tinyone", "numpy>=1", "tinytwo")
+    wheel(folder / "wheels", "tinytwo")
+    (folder / "tiny.in").write_text("# mine\ntinyone\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PIP_FIND_LINKS", str(folder / "wheels"))
+        yield folder / "tiny.in"
+
+
+@pytest.fixture(scope="module")
+def tiny(own: Path, engine: docker.DockerClient) -> Iterator[str]:
+    """An image of it, on what every kernel's image stands on."""
+    tag = f"executor-ml-test-{secrets.token_hex(4)}:latest"
+    assert cli.main(["build", "--variant", str(own), "--tag", tag]) == 0
+    try:
+        yield tag
+    finally:
+        engine.images.remove(tag)
+
+
+def layers(engine: docker.DockerClient, image: str) -> list[str]:
+    """Digests of an image's layers, the lowest first."""
+    found: list[str] = engine.images.get(image).attrs["RootFS"]["Layers"]
+    return found
+
+
+def test_one_file_makes_a_kernel(tiny: str) -> None:
+    """What the file names can be imported, with what that needs, and nothing can be written."""
+    with kernel({"image": tiny}) as (_, client):
+        assert value(client, "[__import__(n).NAME for n in ('tinyone', 'tinytwo')]") == [
+            *("tinyone", "tinytwo"),
+        ]
+        assert value(client, "__import__('importlib').util.find_spec('torch') is None")
+        assert run(client, "open(tinyone.__file__, 'a')").status == "error"
+
+
+def test_its_versions_are_locked_beside_it_with_hashes(tiny: str, own: Path) -> None:
+    """Nothing that a layer below has is named again."""
+    assert tiny
+    lines = own.with_suffix(".lock").read_text().splitlines()
+    assert [line for line in lines if "==" in line] == ["tinyone==1.0 \\", "tinytwo==1.0 \\"]
+    assert sum("--hash=sha256:" in line for line in lines) == 2
+
+
+def test_an_image_costs_what_is_new_and_shares_the_rest(
+    tiny: str, image: str, engine: docker.DockerClient
+) -> None:
+    """By its layers, by its size, and by what the engine says is on the disk."""
+    common = f"{names.COMMON_IMAGE}:current"
+    shared = layers(engine, common)
+    assert layers(engine, tiny)[:-1] == shared
+    assert layers(engine, image)[: len(shared)] == shared
+    assert layers(engine, common)[:-1] == layers(engine, names.BASE_IMAGE)
+    below, above = (engine.images.get(name).attrs for name in (common, tiny))
+    assert 0 < above["Size"] - below["Size"] < 20_000
+    disk = {tag: row for row in engine.df()["Images"] for tag in row["RepoTags"] or ()}
+    assert disk[tiny]["SharedSize"] == below["Size"]
+    assert disk[tiny]["Size"] - disk[tiny]["SharedSize"] == above["Size"] - below["Size"]
+
+
+def test_nothing_changed_means_nothing_is_built(
+    tiny: str, own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither the image nor the lock."""
+    before = own.with_suffix(".lock").stat().st_mtime_ns
+    assert cli.main(["build", "--variant", str(own), "--tag", tiny, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["reused"]
+    assert told["seconds"] < 3
+    assert told["versions"]["tinyone"] == "1.0"
+    assert own.with_suffix(".lock").stat().st_mtime_ns == before
+
+
+def test_what_no_index_has_is_named(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the platform that it was looked for, before anything is built."""
+    wheel(tmp_path / "wheels", "tinyold")
+    (name,) = (tmp_path / "wheels").iterdir()
+    name.rename(name.with_name("tinyold-1.0-cp27-cp27m-win32.whl"))
+    other = tmp_path / "other.in"
+    other.write_text("tinyold\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PIP_FIND_LINKS", f"{own.parent}/wheels {tmp_path}/wheels")
+        patch.setenv("PIP_NO_INDEX", "1")
+        assert cli.main(["build", "--variant", str(other)]) == 65
+    told = capsys.readouterr().err
+    assert "finding versions for other.in: there is no wheel of tinyold for CPython 3.11" in told
+
+
+# --- those that come along ------------------------------------------------------------------
+
+SHIPPED = variants.shipped()
+STACK = Path("image/stacks/current")
+HEAD = ("variant", "size", "on", "least memory", "limits")
+TABLE = {row[0]: dict(zip(HEAD, row, strict=True)) for row in rows(read("docs/images.md"), *HEAD)}
+
+
+@pytest.fixture(scope="module", params=SHIPPED)
+def variant(request: pytest.FixtureRequest) -> str:
+    """Each variant, built if it is not there."""
+    name: str = request.param
+    assert cli.main(["build", "--variant", name]) == 0
+    return name
+
+
+@pytest.mark.soak
+def test_its_notebook_runs_in_its_kernel_within_its_limits(
+    variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the commands of the page: install it, run the notebook."""
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "data"))
+    assert cli.main(["install", "--user", "--variant", variant]) == 0
+    notebook = STACK.absolute() / f"{variant}.ipynb"
+    words = f"executor-ml run {notebook} --kernel executor-ml-{variant} -o out.ipynb --json"
+    done = typed(words, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["state"] == "ok"
+
+
+@pytest.mark.soak
+def test_it_has_nothing_that_an_image_must_not_have(
+    variant: str, engine: docker.DockerClient
+) -> None:
+    """As the usual image: installers, compilers, headers, programs that raise rights."""
+    assert rule_breakers(files_of(engine, variants.image_of(variant))) == []
+
+
+@pytest.mark.soak
+def test_its_size_is_the_documented_one_and_the_rest_is_shared(
+    variant: str, engine: docker.DockerClient
+) -> None:
+    """One layer on the image that its file names."""
+    row = TABLE[variant]
+    size = engine.images.get(variants.image_of(variant)).attrs["Size"] / 1e6
+    assert abs(size - float(row["size"].split()[0])) < 5, f"it has {size:.0f} MB"
+    below = names.IMAGE if row["on"] == "ml" else f"{names.COMMON_IMAGE}:current"
+    assert layers(engine, variants.image_of(variant))[:-1] == layers(engine, below)
+
+
+def test_the_page_has_the_limits_that_kernelspecs_give() -> None:
+    """Of each variant that comes along, and of no other."""
+    assert sorted(TABLE) == SHIPPED
+    for name, row in TABLE.items():
+        folder = variants.folder_of(name)
+        assert folder
+        policy = parse_policy(variants.config_of(folder), ceilings=Ceilings(), source="test")
+        assert row["limits"] == f"{show('memory', policy.memory)}, {policy.cpus:g} CPU"
+        assert row["on"] == read_context(BuildRequest(variant=name)).layers[-2].name
