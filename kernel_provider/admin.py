@@ -43,6 +43,7 @@ class AdminPolicy(Configurable):
     max_output_limit = _trait("bytes of output for each cell")
     max_output_rate = _trait("bytes of output a second, on top of that")
     max_message_size = _trait("bytes of one message")
+    max_message_rate = _trait("messages a second")
     max_loopback = _trait("whether it may have loopback")
     max_gpus = _trait("GPUs of a kernel")
     allowed_images = _trait("list of the images that kernels may have")

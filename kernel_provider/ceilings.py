@@ -40,6 +40,7 @@ LIMITS: Final[Mapping[str, Callable[[object], Limit]]] = {
     "output_limit": parse_size,
     "output_rate": parse_size,
     "message_size": parse_size,
+    "message_rate": parse_count,
     "loopback": parse_loopback,
     "gpus": parse_gpus,
 }
@@ -58,6 +59,7 @@ LEAST: Final[Mapping[str, float]] = {
     "output_limit": MIB,
     "output_rate": 1024,
     "message_size": MIB,
+    "message_rate": 20,
     "pool": 0,
     "park_ttl": 1,
     "startup_timeout": 1,
@@ -106,8 +108,16 @@ class Ceilings:
     registry: str = ""
 
 
-OF_SERVERS: Final[Said] = {"output_limit": ("a Jupyter server", 32 * MIB)}
-"""Defaults where browsers show what kernels say: a server keeps it until they have it."""
+OF_SERVERS: Final[Said] = {
+    "output_limit": ("a Jupyter server", 32 * MIB),
+    "message_rate": ("a Jupyter server", 500),
+}
+"""Defaults where browsers show what kernels say: a server keeps it until they have it.
+
+It serves all kernels in one thread, can pass on some 2000 messages a second of all of
+them together, and throws away what is more than 3000 of one kernel in 3 s
+(``iopub_msg_rate_limit``): a kernel that waits before that loses nothing.
+"""
 
 
 def of_servers(ceilings: Ceilings) -> Ceilings:

@@ -60,6 +60,7 @@ class KernelPolicy:
     output_limit: int = 128 * MIB
     output_rate: int = MIB
     message_size: int = 128 * MIB
+    message_rate: int = 50_000
     mounts: Mapping[str, str] = field(default_factory=dict)
     models: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
@@ -72,11 +73,15 @@ class KernelPolicy:
 
     @property
     def output(self) -> dict[str, int]:
-        """What a kernel may say: bytes for each request, a second, and in one message."""
+        """What a kernel may say: bytes for each request, a second, and in one message.
+
+        And ``messages`` a second.
+        """
         return {
             "limit": self.output_limit,
             "rate": self.output_rate,
             "message": self.message_size,
+            "messages": self.message_rate,
         }
 
 

@@ -263,6 +263,7 @@ class SandboxProvisioner(AdminPolicy, KernelProvisionerBase):  # type: ignore[me
             self._told = True
             if not death.expected:
                 self._tell(death, session.container)
+                session.record_death()
         return death.exit_code
 
     def _tell(self, death: Death, container: str) -> None:

@@ -64,7 +64,7 @@ class Recipe:
         """Name what a parked sandbox of this recipe can stand in for."""
         # these make no difference to a sandbox that is there: a claim brings what it may say
         policy = replace(self.policy, pool=0, park_ttl=0.0, startup_timeout=0.0)
-        policy = replace(policy, output_limit=0, output_rate=0, message_size=0)
+        policy = replace(policy, output_limit=0, output_rate=0, message_size=0, message_rate=0)
         spec = sandbox_spec(policy, rendezvous="")
         lives = [_place(mount.source)[:2] for mount in spec.mounts]
         lives.append(_place(self.address))

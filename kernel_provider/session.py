@@ -7,10 +7,12 @@ and nothing else.
 """
 
 import math
+import os
 import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -224,6 +226,38 @@ class Session:
         self._link.listen()
         told, self._link.troubles = self._link.troubles, []
         return told
+
+    def record_death(self) -> None:
+        """Note for ``executor-ml ps`` how a sandbox ended whose warden was killed.
+
+        Wardens note all other deaths themselves. A full disk keeps nobody from ending.
+        """
+        link, recipe = self._link, self.recipe
+        if link is None or recipe is None or link.ready is None:
+            return
+        death = link.death
+        if not link.lost or death is None:
+            return
+        from kernel_provider.hardening import policy_digest  # noqa: PLC0415  on no usual way
+        from kernel_provider.warden.deaths import Record, note  # noqa: PLC0415
+
+        record = Record(
+            container=self.container,
+            uid=link.ready["uid"],
+            kernel=self.name,
+            policy=policy_digest(recipe.policy),
+            owner=os.getpid(),
+            name=death.name,
+            reason=death.reason,
+            remedy=death.remedy,
+            exit_code=death.exit_code,
+            memory_peak=death.memory_peak,
+            memory_limit=recipe.policy.memory,
+            pids_limit=recipe.policy.pids,
+            at=time.time(),
+        )
+        with suppress(OSError):
+            note(self._root, record)
 
     @property
     def warden(self) -> int | None:

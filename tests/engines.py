@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -35,6 +37,15 @@ cp -al layerdb/sha256 "$1$3/image/overlay2/layerdb"
 """
 """Hard links of one engine's layers into another's folder, beneath the engine's own mount
 of its folder; layers are only read, and records of containers are left out."""
+
+
+ACTIVATE = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+passed = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
+os.execve(sys.argv[2], sys.argv[2:], {**os.environ, **passed})
+"""
+"""https://www.freedesktop.org/software/systemd/man/latest/sd_listen_fds.html"""
 
 
 def share_images(data: Path) -> None:
@@ -93,14 +104,34 @@ def copy_image(image: str, address: str) -> None:
         target.close()
 
 
+@contextmanager
+def held_socket(home: EngineHome) -> Iterator[socket.socket]:
+    """Listen in an engine's place, whether it runs or not, as systemd does."""
+    home.run.mkdir(exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as held:
+        held.bind(str(home.socket))
+        held.listen(128)
+        yield held
+
+
 class OwnEngine:
     """An engine that can be told to end, or killed, and started again."""
 
-    def __init__(self, home: EngineHome, *options: str, within: Sequence[str] = ()) -> None:
-        """``within`` is what runs the engine's own command line, given at its end."""
+    def __init__(
+        self,
+        home: EngineHome,
+        *options: str,
+        within: Sequence[str] = (),
+        held: socket.socket | None = None,
+    ) -> None:
+        """``within`` is what runs the engine's own command line, given at its end.
+
+        A listener that is ``held`` is passed to it, as systemd does.
+        """
         self.home = home
         self._options = options
         self._within = within
+        self._held = held
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -115,12 +146,19 @@ class OwnEngine:
         self.home.run.mkdir(exist_ok=True)
         (self.home.run / "daemon.json").write_text("{}")
         self._forget_containerd()
+        command, passed = self.home.command(dockerd), []
+        if self._held is not None:
+            passed = [self._held.fileno()]
+            host = f"--host={self.address}"
+            command = ["--host=fd://" if word == host else word for word in command]
+            command = [sys.executable, "-c", ACTIVATE, str(passed[0]), *command]
         with self.home.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._within, *self.home.command(dockerd), *self._options],
+                [*self._within, *command, *self._options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                pass_fds=passed,
                 start_new_session=True,
             )
         deadline = time.monotonic() + START
@@ -156,9 +194,14 @@ class OwnEngine:
 
 
 @contextmanager
-def own_engine(home: EngineHome, *options: str, within: Sequence[str] = ()) -> Iterator[OwnEngine]:
+def own_engine(
+    home: EngineHome,
+    *options: str,
+    within: Sequence[str] = (),
+    held: socket.socket | None = None,
+) -> Iterator[OwnEngine]:
     """A running engine; its data stay, all else goes."""
-    made = OwnEngine(home, *options, within=within)
+    made = OwnEngine(home, *options, within=within, held=held)
     try:
         made.start()
         yield made

@@ -1,13 +1,22 @@
-"""A Jupyter server under a flood: what it keeps, how it answers, how others fare."""
+"""A Jupyter server under a flood: what it keeps, how it answers, how others fare.
+
+Run as a program it is the flooded browser: what that has to read is its own affair, and
+would slow down whoever measures in the same process.
+"""
 
 import asyncio
 import json
+import os
 import socket
 import statistics
+import subprocess
+import sys
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from sandboxes import memory
@@ -16,14 +25,17 @@ from tornado.websocket import WebSocketClientConnection, WebSocketClosedError, w
 
 READS, DEAF, GONE = "reads", "deaf", "gone"
 """What the flooded browser does: reads all, never reads, or went and left its kernel."""
+LONGEST_NOTE = 4096
+"""Bytes of a message that the flooded browser looks into."""
 
 
 @dataclass(kw_only=True)
 class Toll:
     """What a flood cost.
 
-    MB that the server grew at most, and MB that stayed; seconds of its slowest answer; and
-    a bystander's round trips without and with the flood.
+    MB that the server grew at most, and MB that stayed; seconds of its slowest answer; a
+    bystander's round trips without and with the flood; the share of a processor that the
+    server took; and what the flooded browser heard.
     """
 
     grown: float = 0.0
@@ -31,15 +43,18 @@ class Toll:
     rest: float = 0.0
     alone: float = 0.0
     beside: float = 0.0
+    busy: float = 0.0
     heard: int = 0
+    messages: int = 0
     last: list[str] = field(default_factory=list)
 
     def line(self) -> str:
         """As people read it."""
         return (
             f"grew {self.grown:6.1f} MB (kept {self.kept:6.1f}), REST {self.rest * 1000:4.0f} ms, "
-            f"round trip {self.alone * 1000:.1f} -> {self.beside * 1000:.1f} ms, "
-            f"heard {self.heard / 2**20:6.1f} MB; {self.last[-3:]}"
+            f"round trip {self.alone * 1000:.1f} -> {self.beside * 1000:.1f} ms "
+            f"({self.beside / self.alone:.1f} times), server {self.busy:4.0%}, "
+            f"heard {self.heard / 2**20:6.1f} MB, {self.messages} messages; {self.last[-3:]}"
         )
 
 
@@ -51,6 +66,7 @@ class Browser:
         self.kernel = kernel
         self.session = uuid.uuid4().hex
         self.heard = 0
+        self.messages = 0
         self.last: list[str] = []
 
     @property
@@ -107,13 +123,15 @@ class Browser:
         text = await self.ws.read_message()
         if text is None:
             raise WebSocketClosedError
-        self.heard += len(text)
-        if isinstance(text, bytes):
-            return {}
-        message: dict[str, Any] = json.loads(text)
-        if message.get("msg_type") in {"error", "stream"}:
-            self.last.append(str(message["content"].get("ename") or message["content"]["name"]))
-        return message
+        return {} if isinstance(text, bytes) else dict(json.loads(text))
+
+    async def read(self) -> None:
+        """Take whatever comes, for ever, and look into errors alone."""
+        while (text := await self.ws.read_message()) is not None:
+            self.heard += len(text)
+            self.messages += 1
+            if isinstance(text, str) and len(text) < LONGEST_NOTE and '"ename"' in text:
+                self.last.append(str(json.loads(text)["content"].get("ename")))
 
     async def round_trip(self) -> float:
         """Seconds for a small cell."""
@@ -146,12 +164,6 @@ async def _watch(server: Server, toll: Toll, before: float) -> None:
         await asyncio.sleep(0.05)
 
 
-async def _read(browser: Browser) -> None:
-    with suppress(WebSocketClosedError):
-        while True:
-            await browser.hear()
-
-
 def new_kernel(server: Server, name: str) -> str:
     """Start a kernel as JupyterLab does; its id."""
     status, body = server.ask("POST", "/api/kernels", {"name": name})
@@ -159,36 +171,82 @@ def new_kernel(server: Server, name: str) -> str:
     return str(json.loads(body)["id"])
 
 
+def _used(pid: int) -> float:
+    """Seconds of processor that a process took."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def _flooded_browser(server: Server, kernel: str, mode: str) -> Iterator[subprocess.Popen[str]]:
+    """A browser in a process of its own; it has had a round trip, and waits for code."""
+    words = [str(server.port), server.token, kernel, mode]
+    with subprocess.Popen(
+        [sys.executable, __file__, *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
 async def flooded(server: Server, name: str, code: str, *, mode: str, seconds: float) -> Toll:
     """Have a kernel of that name run such code, beside another that goes on working."""
     toll = Toll()
     kernels = [await asyncio.to_thread(new_kernel, server, name) for _ in range(2)]
-    flooding, beside = (Browser(server, kernel) for kernel in kernels)
-    for browser in (flooding, beside):
-        await browser.connect()
-        await browser.round_trip()
-    await _round_trips(beside, 0.5)
-    toll.alone = await _round_trips(beside, max(1.0, seconds / 4))
-    before = memory(server.pid)
-    await flooding.ask(code)
-    watch = asyncio.create_task(_watch(server, toll, before))
-    read = asyncio.create_task(_read(flooding)) if mode == READS else None
-    if mode == GONE:
-        flooding.leave()
-    try:
-        toll.beside = await _round_trips(beside, seconds)
-    finally:
-        watch.cancel()
-        with suppress(asyncio.CancelledError):
-            await watch
-    toll.kept = memory(server.pid) - before
-    toll.heard, toll.last = flooding.heard, flooding.last
+    beside = Browser(server, kernels[1])
+    await beside.connect()
+    with _flooded_browser(server, kernels[0], mode) as flooding:
+        await _round_trips(beside, 0.5)
+        toll.alone = await _round_trips(beside, max(1.0, seconds / 4))
+        before, used, begun = memory(server.pid), _used(server.pid), time.monotonic()
+        assert flooding.stdin is not None
+        assert flooding.stdout is not None
+        flooding.stdin.write(json.dumps(code) + "\n")
+        flooding.stdin.flush()
+        watch = asyncio.create_task(_watch(server, toll, before))
+        try:
+            toll.beside = await _round_trips(beside, seconds)
+        finally:
+            watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await watch
+        toll.kept = memory(server.pid) - before
+        toll.busy = (_used(server.pid) - used) / (time.monotonic() - begun)
+        flooding.stdin.close()
+        told = await asyncio.to_thread(flooding.stdout.readline)
+        toll.heard, toll.messages, toll.last = json.loads(told)
     for kernel in kernels:
         await asyncio.to_thread(server.ask, "DELETE", f"/api/kernels/{kernel}")
+    beside.leave()
+    return toll
+
+
+async def be_flooded(browser: Browser, mode: str) -> None:
+    """Have the code of one line from standard input executed, until its end; then tell."""
+    await browser.connect()
+    await browser.round_trip()
+    print("ready", flush=True)
+    await browser.ask(json.loads(await asyncio.to_thread(sys.stdin.readline)))
+    read = asyncio.create_task(browser.read()) if mode == READS else None
+    if mode == GONE:
+        browser.leave()
+    await asyncio.to_thread(sys.stdin.read)
     if read is not None:
         read.cancel()
         with suppress(asyncio.CancelledError):
             await read
-    for browser in (flooding, beside):
-        browser.leave()
-    return toll
+    print(json.dumps([browser.heard, browser.messages, browser.last]), flush=True)
+    browser.leave()
+
+
+if __name__ == "__main__":
+    PORT, TOKEN, KERNEL, MODE = sys.argv[1:]
+    asyncio.run(
+        be_flooded(Browser(Server(port=int(PORT), token=TOKEN, log=Path(os.devnull)), KERNEL), MODE)
+    )

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,20 +26,22 @@ LOCK: Final = ROOT / "tests/graders.lock"
 PIP: Final = (sys.executable, "-m", "pip", "--disable-pip-version-check", "-q")
 
 
-def installed(lock: Path = LOCK) -> Path:
-    """The folder of the tools, in the user's cache by the lock's content; made at first.
+def installed(*locks: Path) -> Path:
+    """The folder of the tools, in the user's cache by their locks' content; made at first.
 
-    Skips the test where the package index cannot be reached, and fails where it can and
-    the lock does not hold.
+    By default nbgrader and nbval. Skips the test where the package index cannot be
+    reached, and fails where it can and a lock does not hold.
     """
-    content = lock.read_bytes() + str(sys.version_info[:3]).encode()
-    wanted = cache_folder(os.environ) / lock.stem / hashlib.sha256(content).hexdigest()[:32]
+    files = locks or (LOCK,)
+    content = b"".join(lock.read_bytes() for lock in files) + str(sys.version_info[:3]).encode()
+    kept = cache_folder(os.environ) / "-".join(lock.stem for lock in files)
+    wanted = kept / hashlib.sha256(content).hexdigest()[:32]
     if wanted.exists():
         return wanted
     wanted.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=wanted.parent) as made:
         folder = Path(made, "tools")
-        _install(lock, folder)
+        _install(folder, files)
         _make_movable(folder / "bin")
         try:
             folder.rename(wanted)
@@ -48,14 +50,14 @@ def installed(lock: Path = LOCK) -> Path:
     return wanted
 
 
-def _install(lock: Path, folder: Path) -> None:
-    """Install what the lock names, and nothing that it needs: .venv has the rest."""
-    only = ("--no-deps", "--require-hashes", "-r", str(lock))
+def _install(folder: Path, locks: Sequence[Path]) -> None:
+    """Install what the locks name, and nothing that it needs: .venv has the rest."""
+    only = ("--no-deps", "--require-hashes", *(f"-r{lock}" for lock in locks))
     command = [*PIP, "install", "--target", str(folder), *only]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode:
-        _skip_without_an_index(lock)
-        pytest.fail(f"{lock.name} cannot be installed:\n{done.stderr}")
+        _skip_without_an_index(locks[0])
+        pytest.fail(f"{locks[0].name} cannot be installed:\n{done.stderr}")
 
 
 def _skip_without_an_index(lock: Path) -> None:
@@ -65,7 +67,7 @@ def _skip_without_an_index(lock: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1]
-        pytest.skip(f"what {lock.name} names is not there, nor a package index: {last}")
+        pytest.skip(f"the tools are not there, nor a package index: {last}")
 
 
 def _make_movable(programs: Path) -> None:

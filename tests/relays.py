@@ -59,7 +59,7 @@ class Bench:
         self.background: list[threading.Thread] = []
         self.excess: list[str] = []
         self.output = Output(
-            OutputLimits(request=128 << 20, rate=1 << 20, frames=FrameLimits()),
+            OutputLimits(request=128 << 20, rate=1 << 20, messages=10**12, frames=FrameLimits()),
             interrupt=partial(self.excess.append, "interrupt"),
             stop=self.excess.append,
             sign=lambda name, text, _: note(text, name),

@@ -130,6 +130,13 @@ def containers_of(warden: int, engine: docker.DockerClient) -> list[str]:
     return [r["Id"] for r in rows if r["Labels"][names.LABEL_WARDEN].split(":")[2] == str(warden)]
 
 
+def written(container: str, engine: docker.DockerClient) -> set[str]:
+    """What differs from the image in a container's own file system, /tmp not being of it."""
+    found = {change["Path"] for change in engine.api.diff(container) or ()}
+    engine.close()
+    return found
+
+
 def left_of(seen: Seen, engine: docker.DockerClient) -> list[str]:
     """What is still there of a sandbox: nothing, once it has ended."""
     left = [f"container {c}" for c in containers_of(seen.warden, engine)]

@@ -81,6 +81,22 @@ def gpt2(path: Path, *, seed: int = 0) -> Path:
     return path
 
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def hub_cache(cache: Path, model: str) -> Path:
+    """The GPT-2 as Hugging Face's library leaves it in its cache, links and all."""
+    folder = cache / f"models--{model.replace('/', '--')}"
+    blobs, snapshot, refs = folder / "blobs", folder / "snapshots" / COMMIT, folder / "refs"
+    gpt2(blobs)
+    for part in (snapshot, refs):
+        part.mkdir(parents=True)
+    for blob in blobs.iterdir():
+        (snapshot / blob.name).symlink_to(f"../../blobs/{blob.name}")
+    (refs / "main").write_text(COMMIT)
+    return cache
+
+
 def gguf(tensors: Mapping[str, Sequence[int]], licence: str) -> bytes:
     """A GGUF file's header, with values of every kind that its readers must pass over."""
 

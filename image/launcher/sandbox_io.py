@@ -26,6 +26,14 @@ COUNTED = 64 * 1024
 """Bytes from which a message is counted; libzmq tells for these when they are gone."""
 IN_FLIGHT = 24 * 1024 * 1024
 """Bytes of counted messages that may wait for readers."""
+UNCOUNTED = 32
+"""Small messages until the next one is counted, for all of them: libzmq throws away what
+is more than 1000 for a slow reader, without a word, and takes 500 that have been read for
+unread ones."""
+OF_SMALL = IN_FLIGHT // 8
+"""Bytes that it counts as: some 300 small messages may wait."""
+AHEAD = 256
+"""Messages that the main thread may have sent before the sending thread has taken them."""
 UNSENT = 4 * 1024 * 1024
 """Characters that a stream buffers before it flushes by itself."""
 PATIENCE = 5.0
@@ -90,6 +98,8 @@ class SandboxIOPubThread(IOPubThread):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.room = Room()
         self._counted = COUNTED
+        self._small = 0
+        self._ahead = 0
         super().__init__(*args, **kwargs)
 
     def until(self, done: threading.Event, patience: float) -> bool:
@@ -121,26 +131,49 @@ class SandboxIOPubThread(IOPubThread):
                 return
 
     def send_multipart(self, *args: Any, **kwargs: Any) -> None:
-        """From the thread itself send at once: what is queued came later."""
-        if threading.current_thread() is self.thread:
+        """From the thread itself send at once: what is queued came later.
+
+        The main thread, where cells run, waits where it is far ahead; no other does, since
+        interrupts are answered by one.
+        """
+        current = threading.current_thread()
+        if current is self.thread:
             self._really_send(*args, **kwargs)
-        else:
-            super().send_multipart(*args, **kwargs)
+            return
+        super().send_multipart(*args, **kwargs)
+        if current is threading.main_thread() and self._is_master_process():
+            self._ahead += 1
+            if self._ahead >= AHEAD:
+                self._ahead = 0
+                taken = threading.Event()
+                self.schedule(taken.set)
+                self.until(taken, 2 * PATIENCE)
 
     def _really_send(self, msg: list[Any], *args: Any, **kwargs: Any) -> None:
-        size = sum(len(part) for part in msg)
-        if size < self._counted or self.closed or not self._is_master_process():
+        weight = self._weight(msg) if not self.closed and self._is_master_process() else 0
+        if not weight:
             super()._really_send(msg, *args, **kwargs)
             return
         self.room.wait()
-        self.socket.copy_threshold = self._counted
+        self.socket.copy_threshold = 0 if weight == OF_SMALL else self._counted
         try:
             tracker = self.socket.send_multipart(msg, copy=False, track=True)
         except (AttributeError, zmq.ZMQError):
             if self.closed or self.socket.closed:
                 return
             raise
-        self.room.take(tracker, size)
+        self.room.take(tracker, weight)
+
+    def _weight(self, msg: list[Any]) -> int:
+        """Bytes that a message counts as; 0 for one that does not count."""
+        size = sum(len(part) for part in msg)
+        if size >= self._counted:
+            return size
+        self._small += 1
+        if self._small < UNCOUNTED:
+            return 0
+        self._small = 0
+        return OF_SMALL
 
     def _setup_pipe_in(self) -> None:
         self._pipe_uuid = os.urandom(16)

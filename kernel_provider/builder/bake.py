@@ -31,11 +31,12 @@ from kernel_provider.models.store import STAMP, Registry, place
 SOURCE: Final = "executor-ml build"
 ARCHIVE: Final = "models.tar"
 
+# huggingface_hub 0.17, of 2023, asks the network otherwise, whatever is in the environment.
 _PROBE: Final = (
     "import huggingface_hub\n"
     "for model, revision in {wanted!r}:\n"
-    "    huggingface_hub.snapshot_download(model)\n"
-    "    huggingface_hub.snapshot_download(model, revision=revision)\n"
+    "    for more in ({{}}, {{'revision': revision}}):\n"
+    "        huggingface_hub.snapshot_download(model, local_files_only=True, **more)\n"
 )
 
 
@@ -63,11 +64,17 @@ def bake(request: BuildRequest, report: Report) -> BuildResult:
         UnknownModelError, ModelAlteredError, RegistryError: so it is.
     """
     begun = time.monotonic()
-    registry = Registry(place(os.environ))
-    resolve(request.models, root=str(registry.root), source=SOURCE)
-    entries = {entry.label: entry for entry in map(registry.find, request.models)}
+    _entries(request)  # told before the first image takes minutes
     below = build(replace(request, models=(), tag=None), report)
-    layer = Layer(below=below, registry=registry, entries=tuple(entries.values()))
+    made = bake_on(below, request, report)
+    return replace(made, seconds=time.monotonic() - begun)
+
+
+def bake_on(below: BuildResult, request: BuildRequest, report: Report) -> BuildResult:
+    """Put the models on an image that is there; raises as ``bake``."""
+    begun = time.monotonic()
+    registry, entries = _entries(request)
+    layer = Layer(below=below, registry=registry, entries=entries)
     images = Images(find_socket(os.environ))
     try:
         reused = not request.force and is_current(images, request.image, layer.digest)
@@ -81,6 +88,14 @@ def bake(request: BuildRequest, report: Report) -> BuildResult:
         return result_of(images, request.image, layer.digest, reused=reused, seconds=seconds)
     finally:
         images.close()
+
+
+def _entries(request: BuildRequest) -> tuple[Registry, tuple[Entry, ...]]:
+    """The models that are asked for, each once, and where they are."""
+    registry = Registry(place(os.environ))
+    resolve(request.models, root=str(registry.root), source=SOURCE)
+    entries = {entry.label: entry for entry in map(registry.find, request.models)}
+    return registry, tuple(entries.values())
 
 
 def _make(images: Images, image: str, layer: Layer, report: Report) -> None:

@@ -21,7 +21,7 @@ from kernel_provider.values import MIB, SIZES, WORKSPACES, show
 
 SOURCE: Final = "the command line"
 COMMAND: Final = "executor-ml install"
-NUMBERS: Final = ("cpus", "pids", "pool", "park_ttl", "startup_timeout")
+NUMBERS: Final = ("cpus", "pids", "message_rate", "pool", "park_ttl", "startup_timeout")
 WORDS: Final = ("loopback", "gpus")
 NAME: Final = re.compile(r"(?!\.+$)[a-z0-9._-]+", re.IGNORECASE | re.ASCII)
 
@@ -103,6 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-limit", metavar="SIZE", help="output of each cell, as 32m")
     parser.add_argument("--output-rate", metavar="SIZE", help="and so much more a second, as 1m")
     parser.add_argument("--message-size", metavar="SIZE", help="of one message at most, as 64m")
+    parser.add_argument("--message-rate", metavar="N", help="messages a second")
     parser.add_argument(
         "--model",
         action="append",

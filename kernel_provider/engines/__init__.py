@@ -93,6 +93,10 @@ class Engine(Protocol):
         """The same engine, whose calls all end by then (monotonic clock)."""
         ...
 
+    def answers(self) -> bool:
+        """Whether an engine is there, whatever it says; one that hangs is as good as none."""
+        ...
+
     def disk(self) -> str:
         """The folder where images and containers lie, on the machine that runs them."""
         ...

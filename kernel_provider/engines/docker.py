@@ -157,6 +157,16 @@ class DockerEngine:
         """Its versions, of the program and of the API."""
         return self._mapping("/version")
 
+    def answers(self) -> bool:
+        """Ask something small; a refusal is an answer."""
+        try:
+            self._send("GET", "/version", b"")
+        except EnginePermissionError:
+            return True
+        except EngineError:
+            return False
+        return True
+
     def disk(self) -> str:
         """Its data root."""
         with understood("describe itself"):

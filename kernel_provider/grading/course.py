@@ -29,14 +29,8 @@ from nbformat import NotebookNode
 
 from kernel_provider.errors import suggest
 from kernel_provider.grading.errors import CourseError, NbgraderMissingError, SubmissionError
-from kernel_provider.grading.marking import summed
-from kernel_provider.grading.model import (
-    VISIBLE,
-    CellResult,
-    NotebookResult,
-    SubmissionRecord,
-    Verdict,
-)
+from kernel_provider.grading.marking import absent, summed
+from kernel_provider.grading.model import VISIBLE, NotebookResult, SubmissionRecord
 from kernel_provider.grading.sheet import (
     Sheet,
     Submission,
@@ -54,6 +48,7 @@ LONGEST: Final = 300
 """Characters of what nbgrader says."""
 SUFFIX: Final = ".ipynb"
 TIMESTAMP: Final = "timestamp.txt"
+NOT_HANDED_IN: Final = "the notebook was not handed in."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,7 +263,7 @@ class NbgraderCourse:
             reason = f"no notebook of the assignment is in it; found: {printable(found)[:LONGEST]}"
             raise SubmissionError(what=submission.student, reason=reason)
         return tuple(
-            summed(name, [_not_handed_in(*one) for one in tests.points.items()])
+            summed(name, [absent(*one, NOT_HANDED_IN) for one in tests.points.items()])
             for name, tests in self.tests.notebooks.items()
             if name not in there
         )
@@ -394,14 +389,3 @@ def _untag(cell: NotebookNode) -> None:
     """A test that its student has tagged to be skipped would not run, and pass."""
     if "tags" in cell.metadata:
         cell.metadata["tags"] = [tag for tag in cell.metadata["tags"] if tag != books.SKIP_TAG]
-
-
-def _not_handed_in(name: str, points: float) -> CellResult:
-    return CellResult(
-        index=-1,
-        grade_id=name,
-        title=name,
-        verdict=Verdict.NOT_RUN,
-        max_points=points,
-        cause="the notebook was not handed in.",
-    )

@@ -7,12 +7,10 @@ a signal or an error ends is not graded, and the next run with ``resume`` goes o
 
 import asyncio
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -39,6 +37,7 @@ from kernel_provider.grading.model import (
 from kernel_provider.grading.room import Room
 from kernel_provider.grading.sheet import Item, Sheet, Submission, submission_digest
 from kernel_provider.grading.source import Source
+from kernel_provider.grading.way import Way, progress_of
 from kernel_provider.run import book as books
 from kernel_provider.run import files
 from kernel_provider.run.model import ExitCode, OutputError
@@ -86,24 +85,6 @@ class Outcome:
 def grade(request: GradeRequest, source: Source, watcher: Watcher) -> Outcome:
     """Grade; from the main thread, for the signals' sake. Raises GradesFolderError."""
     return asyncio.run(_Run(request, source, watcher).go())
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-@dataclass(kw_only=True)
-class _Way:
-    """One submission on its way."""
-
-    submission: Submission
-    journal: Journal
-    began: float = field(default_factory=time.monotonic)
-    started: str = field(default_factory=_now)
-    sha256: str = ""
-    total: int = 0
-    max_score: float = 0.0
-    results: list[NotebookResult] = field(default_factory=list)
 
 
 class _Run:
@@ -156,7 +137,12 @@ class _Run:
         try:
             async with self.slots:
                 self._check_stopped()
-                way = _Way(submission=submission, journal=Journal(self.request.grades / student))
+                way = Way(
+                    submission=submission,
+                    source=self.source,
+                    conditions=self.request.conditions,
+                    journal=Journal(self.request.grades / student),
+                )
                 await self._go(way)
         except StoppedError:
             self.watcher.told(Progress(student=student, state=State.STOPPED))
@@ -165,7 +151,7 @@ class _Run:
         if self.wishes.stop is not None:
             raise StoppedError
 
-    async def _go(self, way: _Way) -> None:
+    async def _go(self, way: Way) -> None:
         """From its files to its gradebook."""
         past = await self._past(way)
         if past.record is not None:
@@ -176,25 +162,25 @@ class _Run:
         except (GradesFolderError, OutputError, StoppedError):
             raise
         except SubmissionError as error:
-            record = self._record(way, Verdict.BAD_SUBMISSION, cause=_words(error))
+            record = way.record(Verdict.BAD_SUBMISSION, cause=_words(error))
         except WorkspaceError as error:
             cause = f"its files cannot be copied into the sandbox: {error.data['reason']}"
-            record = self._record(way, Verdict.BAD_SUBMISSION, cause=cause)
+            record = way.record(Verdict.BAD_SUBMISSION, cause=cause)
         except SandboxError as error:
-            record = self._record(way, Verdict.COULD_NOT_START, cause=_words(error))
+            record = way.record(Verdict.COULD_NOT_START, cause=_words(error))
         except Exception as error:  # noqa: BLE001  what one hands in must not end the others' run
             cause = f"{type(error).__name__}: {error}".partition("\n")[0]
-            record = self._record(way, Verdict.COULD_NOT_START, cause=printable(cause))
+            record = way.record(Verdict.COULD_NOT_START, cause=printable(cause))
         else:
-            record = self._record(way, gravest(result.verdict for result in way.results))
+            record = way.record(gravest(result.verdict for result in way.results))
         finally:
             shutil.rmtree(way.journal.folder / FILES, ignore_errors=True)
         if record.verdict is not Verdict.COULD_NOT_START:
             way.journal.add_record(record)
         await self._save(way, record)
-        self._done(way, record, State.DONE)
+        self._done(record, State.DONE)
 
-    async def _past(self, way: _Way) -> Past:
+    async def _past(self, way: Way) -> Past:
         """What is done already of just this submission, where that counts."""
         with suppress(SubmissionError):  # it is told when its notebooks are read
             way.sha256 = await asyncio.to_thread(submission_digest, way.submission)
@@ -205,14 +191,14 @@ class _Run:
             return Past()
         return past
 
-    async def _keep(self, way: _Way, past: Past) -> None:
+    async def _keep(self, way: Way, past: Past) -> None:
         record = past.record
         assert record is not None  # noqa: S101  whoever calls this has seen it
         if not past.saved:
             await self._save(way, record)
-        self._done(way, record, State.KEPT)
+        self._done(record, State.KEPT)
 
-    async def _mark_all(self, way: _Way, past: Past) -> None:
+    async def _mark_all(self, way: Way, past: Past) -> None:
         """Its notebooks, one after the other; those that are done are not run again."""
         way.results += await self._ask(lambda: self.source.lacking(way.submission))
         done = {result.name: result for result in past.notebooks}
@@ -235,20 +221,21 @@ class _Run:
             way.journal.add_notebook(result)
             way.results.append(result)
 
-    async def _sheet(self, way: _Way, path: Path) -> Sheet | SubmissionError:
+    async def _sheet(self, way: Way, path: Path) -> Sheet | SubmissionError:
         try:
             return await self._ask(lambda: self.source.sheet(way.submission, path))
         except SubmissionError as error:
             return error
 
-    async def _mark(self, way: _Way, path: Path, sheet: Sheet) -> NotebookResult:
+    async def _mark(self, way: Way, path: Path, sheet: Sheet) -> NotebookResult:
         folder = way.journal.folder / FILES
         await self._ask(lambda: _laid_out(self.source, way.submission, folder))
         async with self.room.held(self.request.memory):
-            self._tell(way, State.STARTING, notebook=path.stem)
+            self.watcher.told(way.progress(State.STARTING, notebook=path.stem))
 
             def tell(item: Item, cells: Sequence[CellResult]) -> None:
-                self._tell(way, State.RUNNING, notebook=path.stem, item=item, cells=cells)
+                told = way.progress(State.RUNNING, notebook=path.stem, item=item, cells=cells)
+                self.watcher.told(told)
 
             marker = Marker(sheet, self.request.rules, wishes=self.wishes, tell=tell)
             marked = await marker.mark(folder)
@@ -256,11 +243,11 @@ class _Run:
         await asyncio.to_thread(files.write, executed, books.dump(marked.book))
         return replace(marked.result, executed=str(executed.relative_to(self.request.grades)))
 
-    async def _save(self, way: _Way, record: SubmissionRecord) -> None:
+    async def _save(self, way: Way, record: SubmissionRecord) -> None:
         """Have the gradebook written, of what is graded; the others go on without."""
         if not record.verdict.is_graded:
             return
-        self._tell(way, State.SAVING)
+        self.watcher.told(way.progress(State.SAVING))
         try:
             await self._ask(lambda: self.source.save(way.submission, record, self.request.grades))
         except GradebookError as error:
@@ -272,69 +259,9 @@ class _Run:
         """Have the librarian do it."""
         return await asyncio.get_running_loop().run_in_executor(self.librarian, call)
 
-    def _record(self, way: _Way, verdict: Verdict, *, cause: str = "") -> SubmissionRecord:
-        results = tuple(sorted(way.results, key=lambda result: result.name))
-        culprit = next((r.cause for r in results if r.verdict is verdict and r.cause), "")
-        score = sum(result.score for result in results) if verdict.is_graded else 0.0
-        return SubmissionRecord(
-            course=str(self.source.folder),
-            assignment=self.source.assignment,
-            student=way.submission.student,
-            path=str(way.submission.path),
-            sha256=way.sha256,
-            verdict=verdict,
-            conditions=self.request.conditions,
-            notebooks=results,
-            score=score,
-            max_score=max(way.max_score, sum(result.max_score for result in results)),
-            cause=cause or culprit,
-            started=way.started,
-            ended=_now(),
-            seconds=round(time.monotonic() - way.began, 3),
-            memory_peak=max((result.memory_peak for result in results), default=0),
-        )
-
-    def _done(self, way: _Way, record: SubmissionRecord, state: State) -> None:
+    def _done(self, record: SubmissionRecord, state: State) -> None:
         self.records[record.student] = record
-        progress = Progress(
-            student=record.student,
-            state=state,
-            done=way.total,
-            total=way.total,
-            score=record.score,
-            max_score=record.max_score,
-            seconds=record.seconds,
-            verdict=record.verdict,
-            cause=record.cause,
-        )
-        self.watcher.told(progress)
-
-    def _tell(
-        self,
-        way: _Way,
-        state: State,
-        *,
-        notebook: str = "",
-        item: Item | None = None,
-        cells: Sequence[CellResult] = (),
-    ) -> None:
-        ended = [*cells, *(cell for result in way.results for cell in result.cells)]
-        telling = [cell for cell in ended if cell.is_test or cell.verdict.ends_kernels]
-        worst = max(telling, key=lambda cell: cell.verdict.rank, default=None)
-        progress = Progress(
-            student=way.submission.student,
-            state=state,
-            notebook=notebook,
-            cell=item.title if item else "",
-            done=min(len(ended), way.total),
-            total=way.total,
-            score=sum(cell.points or 0.0 for cell in ended),
-            max_score=way.max_score,
-            seconds=round(time.monotonic() - way.began, 3),
-            verdict=worst.verdict if worst else None,
-            cause=worst.cause if worst else "",
-        )
-        self.watcher.told(progress)
+        self.watcher.told(progress_of(record, state))
 
 
 def _laid_out(source: Source, submission: Submission, folder: Path) -> None:

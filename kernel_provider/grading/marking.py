@@ -6,7 +6,6 @@ themselves are run again, in the same order and without being counted, since lat
 build upon their variables.
 """
 
-import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,29 +15,20 @@ from typing import Any, Final
 
 from nbformat import NotebookNode
 
-from kernel_provider.errors import StartError
-from kernel_provider.grading.errors import StoppedError
-from kernel_provider.grading.judging import LOST, Seen, judge
+from kernel_provider.grading.box import Box
+from kernel_provider.grading.judging import Seen, judge
 from kernel_provider.grading.model import LONGEST, CellResult, NotebookResult, Verdict, gravest
 from kernel_provider.grading.sheet import Item, Sheet
 from kernel_provider.run import book as books
-from kernel_provider.run.kernel import Kernel
-from kernel_provider.run.model import CellReport, ExitCode
-from kernel_provider.run.runner import Ended, Runner, Times
+from kernel_provider.run.model import ExitCode
+from kernel_provider.run.runner import Ended, Times
 from kernel_provider.run.signals import Wishes
 from kernel_provider.run.text import printable
-from kernel_provider.warden.cgroup import NO_USAGE, Cgroup, Usage
 
-MOST_OUTPUT: Final = 32 * 2**20
-"""Characters of outputs that are kept of a notebook."""
-CUT: Final = 'Write less, or raise "output_limit"'
-"""What the relay says in a cell whose output it has cut."""
 CONTINUE: Final = "continue"
 STOP: Final = "stop"
 AFTER_DEATH: Final = (CONTINUE, STOP)
 """What becomes of the rest of a notebook whose kernel has died."""
-
-_STOPPED: Final = (ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,37 +49,6 @@ class Marked:
 
     result: NotebookResult
     book: NotebookNode
-
-
-class _Box:
-    """One sandbox of a notebook's, and what its control group counts."""
-
-    def __init__(self, kernel: Kernel, runner: Runner) -> None:
-        self.kernel = kernel
-        self.runner = runner
-        self._group: Cgroup | None = None
-        self._peak = 0
-        self._limit = 0
-
-    def watch(self) -> None:
-        """Find its control group, once it serves."""
-        self._limit = self.kernel.policy.memory
-        try:
-            self._group = Cgroup(self.kernel.session.pid)
-        except OSError:
-            self._group = None  # it has just died, which its next cell will tell
-
-    def usage(self) -> Usage:
-        """What was counted until now."""
-        found = self._group.usage() if self._group is not None else NO_USAGE
-        self._peak = max(self._peak, found.memory_peak)
-        return found
-
-    @property
-    def peak(self) -> int:
-        """The most memory that it had, in bytes, as far as was seen."""
-        death = self.kernel.death
-        return min(max(self._peak, death.memory_peak if death else 0), self._limit)
 
 
 class Marker:
@@ -117,7 +76,7 @@ class Marker:
         )
         self._results: list[CellResult] = []
         self._safe: list[Item] = []
-        self._box: _Box | None = None
+        self._box: Box | None = None
         self._sandboxes = 0
         self._peak = 0
         self._over = ""
@@ -149,47 +108,27 @@ class Marker:
     async def _run(self, item: Item) -> CellResult:
         box = self._box
         assert box is not None  # noqa: S101  it was started
-        before = box.usage()
-        ended = await box.runner.run(_report(item), self._times)
-        after = box.usage()
-        if ended.code in _STOPPED:
-            raise StoppedError
-        _raise_if_lost(ended)
-        cell, told = self._sheet.book.cells[item.index], box.runner.book.cells[item.index]
-        cell.outputs = books.merge_streams(told.outputs)
-        cell.execution_count = told.execution_count
-        seen = Seen(
-            ended=ended,
-            refused=after.pids_refused - before.pids_refused,
-            killed=after.oom_kills - before.oom_kills,
-            cut=_is_cut(cell),
-            **_limits(box.kernel),
-        )
+        seen, told = await box.run(item, self._times)
+        cell = self._sheet.book.cells[item.index]
+        cell.outputs, cell.execution_count = told.outputs, told.execution_count
         result = self._judged(item, seen)
         if seen.ended.report.state in {"ok", "error"} and not result.verdict.ends_kernels:
             self._safe.append(item)
-        await self._go_on(result.verdict, ended)
+        await self._go_on(result.verdict, seen.ended)
         return result
 
     def _judged(self, item: Item, seen: Seen) -> CellResult:
         report = seen.ended.report
-        cell = self._sheet.book.cells[item.index]
-        points, wrong = self._points(item, cell)
+        points, wrong = self._points(item, self._sheet.book.cells[item.index])
         verdict, cause = judge(
             seen, is_test=bool(item.grade_id), points=points, max_points=item.max_points
         )
         if wrong:
             verdict, cause = Verdict.ERROR, wrong
-        return CellResult(
-            index=item.index,
-            grade_id=item.grade_id,
-            title=item.title,
-            verdict=verdict,
-            points=points,
-            max_points=item.max_points,
+        return replace(
+            _result(item, verdict, points=points, cause=cause),
             ename=printable(report.error)[:LONGEST],
             evalue=printable(report.message)[:LONGEST],
-            cause=cause,
             seconds=report.seconds,
         )
 
@@ -222,42 +161,28 @@ class Marker:
 
     async def _start(self, folder: Path) -> None:
         """Start a sandbox, and bring it to where the last one was."""
-        kernel = Kernel(self._rules.kernel, _with_workspace(self._rules.overrides, folder))
-        book = copy.deepcopy(self._sheet.book)
-        runner = Runner(kernel, book, wishes=self._wishes, tick=lambda: None)
-        self._box = _Box(kernel, runner)
-        code = await runner.start(
-            str(folder),
-            self._times,
-            allow_errors=True,
-            environ=self._rules.environ,
-            most_output=MOST_OUTPUT,
-        )
-        if code in _STOPPED:
-            raise StoppedError
-        if code is not None:
+        rules = self._rules
+        settings = _with_workspace(rules.overrides, folder)
+        box = Box(rules.kernel, settings, self._sheet.book, wishes=self._wishes)
+        self._box = box
+        if not await box.start(folder, self._times, rules.environ):
             self._be_late()
             return
         self._sandboxes += 1
-        self._box.watch()
         for item in self._safe:
-            ended = await runner.run(_report(item), self._times)
-            if ended.code in _STOPPED:
-                raise StoppedError
-            _raise_if_lost(ended)
-            if ended.code is ExitCode.TIMEOUT:
+            seen, _ = await box.run(item, self._times)
+            if seen.ended.code is ExitCode.TIMEOUT:
                 self._be_late()
                 return
-            if ended.code is not ExitCode.SUCCESS:
+            if seen.ended.code is not ExitCode.SUCCESS:
                 self._over = f"run again in a new sandbox, {item.title!r} did not end as before."
                 return
 
     async def _end(self) -> None:
         box, self._box = self._box, None
         if box is not None:
-            box.usage()
+            await box.end()
             self._peak = max(self._peak, box.peak)
-            await box.kernel.end()
 
     def _be_late(self) -> None:
         """No cell runs any more; the next one is told as the one that time ended."""
@@ -277,26 +202,11 @@ class Marker:
             verdict = Verdict.BY_HAND
         elif item.grade_id and points is not None and points < item.max_points and not cause:
             verdict, cause = Verdict.FAILED, wrong or "nothing was filled in."
-        return CellResult(
-            index=item.index,
-            grade_id=item.grade_id,
-            title=item.title,
-            verdict=verdict,
-            points=points,
-            max_points=item.max_points,
-            cause=cause,
-        )
+        return _result(item, verdict, points=points, cause=cause)
 
     def _result(self) -> NotebookResult:
         missing = tuple(
-            CellResult(
-                index=-1,
-                grade_id=name,
-                title=name,
-                verdict=Verdict.NOT_RUN,
-                max_points=points,
-                cause="the submission lacks this cell.",
-            )
+            absent(name, points, "the submission lacks this cell.")
             for name, points in self._sheet.missing.items()
         )
         whole = summed(self._sheet.name, (*self._results, *missing))
@@ -329,28 +239,30 @@ def _cause(cell: CellResult) -> str:
     return f"{cell.title}: {text}" if text else ""
 
 
-def _with_workspace(overrides: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
-    """Settings that go with a folder: a copy of it, where something is in it."""
-    return {**overrides, "workspace": "copy"} if any(folder.iterdir()) else overrides
-
-
-def _report(item: Item) -> CellReport:
-    return CellReport(number=item.index + 1, index=item.index, title=item.title, state="not_run")
-
-
-def _raise_if_lost(ended: Ended) -> None:
-    """Raise StartError where the sandbox was lost, and not by the code that ran in it."""
-    if ended.death is not None and ended.death.name in LOST:
-        raise StartError(reason=f"it was lost again: {ended.death.reason}", last_words="")
-
-
-def _is_cut(cell: NotebookNode) -> bool:
-    """Whether the relay has cut its output and interrupted it."""
-    return any(
-        output["output_type"] == "stream" and CUT in output["text"] for output in cell.outputs
+def absent(grade_id: str, points: float, cause: str) -> CellResult:
+    """A test that is in no notebook which was handed in."""
+    return CellResult(
+        index=-1,
+        grade_id=grade_id,
+        title=grade_id,
+        verdict=Verdict.NOT_RUN,
+        max_points=points,
+        cause=cause,
     )
 
 
-def _limits(kernel: Kernel) -> dict[str, str]:
-    shown = kernel.limits
-    return {"pids": shown["pids"], "memory": shown["memory"], "output": shown["output_limit"]}
+def _result(item: Item, verdict: Verdict, *, points: float | None, cause: str) -> CellResult:
+    return CellResult(
+        index=item.index,
+        grade_id=item.grade_id,
+        title=item.title,
+        verdict=verdict,
+        points=points,
+        max_points=item.max_points,
+        cause=cause,
+    )
+
+
+def _with_workspace(overrides: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """Settings that go with a folder: a copy of it, where something is in it."""
+    return {**overrides, "workspace": "copy"} if any(folder.iterdir()) else overrides

@@ -19,6 +19,7 @@ BODY: Final = 1024 * 1024
 """Bytes; a seccomp profile and all variables of a sandbox are a quarter of it."""
 
 CREATE: Final = "create"
+IMAGE: Final = "image"
 START: Final = "start"
 UPDATE: Final = "update"
 LIST: Final = "list"
@@ -59,7 +60,7 @@ def filters(*labels: str) -> str:
 ROUTES: Final = (
     Route(name="version", method="GET", path="/version"),
     Route(name="info", method="GET", path="/info"),
-    Route(name="image", method="GET", path=r"/images/\w[\w:@-]*([./][\w:@-]+)*/json"),
+    Route(name=IMAGE, method="GET", path=r"/images/(?P<image>\w[\w:@-]*([./][\w:@-]+)*)/json"),
     Route(
         name=CREATE,
         method="POST",
@@ -89,13 +90,17 @@ ROUTES: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """A call that there is; ``container`` is empty where it is to none, ``body`` is JSON."""
+    """A call that there is; ``container`` and ``image`` are empty where it is to none.
+
+    ``body`` is JSON.
+    """
 
     route: Route
     version: str
     path: str
     query: Mapping[str, str]
     container: str = ""
+    image: str = ""
     body: Any = None
 
     def to_bytes(self) -> bytes:
@@ -149,6 +154,7 @@ def read_call(head: str, body: bytes) -> Call:
                 path=path,
                 query=query,
                 container=found.groupdict().get("container") or "",
+                image=found.groupdict().get("image") or "",
                 body=_content(body, route),
             )
     msg = "kernels need no such call"

@@ -20,12 +20,13 @@ from kernel_provider import names
 from kernel_provider.ceilings import Ceilings, read_ceilings
 from kernel_provider.engines import Mount
 from kernel_provider.engines.docker import DockerEngine
-from kernel_provider.errors import EngineError, ProxySocketError, SandboxError
+from kernel_provider.errors import EngineError, ImageMissingError, ProxySocketError, SandboxError
 from kernel_provider.proxy import bodies
 from kernel_provider.proxy.bodies import LABEL_USER
 from kernel_provider.proxy.calls import (
     CREATE,
     HEAD,
+    IMAGE,
     LIST,
     START,
     UPDATE,
@@ -142,6 +143,9 @@ class Proxy:
             self._check_image(made.image_id, ceilings)
             made.body["Labels"][LABEL_USER] = str(uid)
             return replace(call, body=made.body)
+        if name == IMAGE:
+            with suppress(ImageMissingError):  # the engine says so itself
+                self._check_ours(call.image)
         if name == UPDATE:
             return replace(call, body=bodies.new_quota(call.body, self._ceilings()))
         if name == LIST:
@@ -166,11 +170,15 @@ class Proxy:
         msg = f"user {uid} has no sandbox {container[:12]}"
         raise UnknownContainerError(msg)
 
-    def _check_image(self, image_id: str, ceilings: Ceilings) -> None:
-        """One of ours, and of those that the administrator lists, as they are now."""
-        if self._engine.image(image_id).labels.get(names.LABEL) != names.KIND_IMAGE:
+    def _check_ours(self, image: str) -> None:
+        """Other images are nobody's business: their variables may be secret."""
+        if self._engine.image(image).labels.get(names.LABEL) != names.KIND_IMAGE:
             msg = "its image is not one that executor-ml build has made"
             raise RefusedError(msg)
+
+    def _check_image(self, image_id: str, ceilings: Ceilings) -> None:
+        """One of ours, and of those that the administrator lists, as they are now."""
+        self._check_ours(image_id)
         if ceilings.images is not None:
             allowed = set()
             for name in ceilings.images:

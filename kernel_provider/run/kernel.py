@@ -20,7 +20,8 @@ from kernel_provider.session import Session
 from kernel_provider.values import show
 
 OPTIONS: Final = "the options of executor-ml run"
-READY_WITHIN: Final = 30
+READY_WITHIN: Final = 30.0
+"""Seconds for a kernel that serves to answer, unless its start may take less than that."""
 
 _SHOWN: Final = ("image", "memory", "cpus", "pids", "tmp_size", "shm_size", "output_limit")
 _QUIET: Final = logging.getLogger("executor-ml.run")
@@ -139,12 +140,13 @@ class Kernel:
         bound(client.context, self._message_size)
         client.start_channels()
         client.allow_stdin = False
+        patience = min(READY_WITHIN, self.policy.startup_timeout)
         try:
-            async with asyncio.timeout(READY_WITHIN):  # it also reads until nothing comes
-                await client.wait_for_ready(timeout=READY_WITHIN)
-                info = await client.kernel_info(reply=True, timeout=READY_WITHIN)
+            async with asyncio.timeout(patience):  # it also reads until nothing comes
+                await client.wait_for_ready(timeout=patience)
+                info = await client.kernel_info(reply=True, timeout=patience)
         except (RuntimeError, TimeoutError) as error:
-            reason = str(self.death or f"it does not answer within {READY_WITHIN} s")
+            reason = str(self.death or f"it does not answer within {patience:g} s")
             raise StartError(reason=reason, last_words="") from error
         self.language_info = info["content"]["language_info"]
         return client

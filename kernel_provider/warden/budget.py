@@ -17,6 +17,10 @@ WORK: Final = (0.15, 0.5)
 long frame byte by byte sends next to nothing, and each byte wakes the warden."""
 TURN: Final = 10e-6
 """Seconds of processor to be woken, beside what is measured."""
+AT_ONCE: Final = 3.0
+"""Seconds' worth of messages that a connection carries at full speed."""
+SHORT: Final = 256
+"""Bytes of a short message: an honest kernel's have twice as many."""
 LEAST: Final = 4096
 """Bytes to read at once, however little is left."""
 SMALLEST: Final = 2
@@ -47,6 +51,27 @@ class Bucket:
     def wait(self, *, now: float) -> float:
         """Seconds until nothing is owed any more; 0.0 where nothing is."""
         return max(0.0, -self.level(now=now) / self._rate)
+
+
+class Pace:
+    """How many messages a second one connection carries, whatever others do."""
+
+    def __init__(self, rate: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._messages = Bucket(rate, rate * AT_ONCE, now=clock())
+
+    def spend(self, messages: int) -> None:
+        """Account for what has come."""
+        self._messages.take(messages, now=self._clock())
+
+    def room(self) -> int:
+        """Bytes to read in a turn that begins now; 0 where the kernel has to wait."""
+        left = self._messages.level(now=self._clock())
+        return max(LEAST, int(left * SHORT)) if left >= 0 else 0
+
+    def wait(self) -> float:
+        """Seconds until more may come; 0.0 where it may at once."""
+        return self._messages.wait(now=self._clock())
 
 
 class Budget:

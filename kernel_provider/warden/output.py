@@ -26,10 +26,14 @@ GRACE: Final = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class OutputLimits:
-    """Bytes for each executed request, and a second on top; and of each message."""
+    """Bytes for each executed request, and a second on top; and of each message.
+
+    ``messages`` is how many a second each connection carries.
+    """
 
     request: int
     rate: int
+    messages: int
     frames: FrameLimits
 
 

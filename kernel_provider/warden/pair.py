@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from kernel_provider.warden.budget import Pace
 from kernel_provider.warden.gate import Gate
 from kernel_provider.warden.guard import KernelCommands
 from kernel_provider.warden.loop import ENDED, ENDS, READ, WRITE, Timer
@@ -100,6 +101,7 @@ class Pair:
         self.waiting: deque[Request] = deque()
         self._noted: Request | None = None
         self._meter = Meter(relay.output)
+        self._pace = Pace(relay.output.limits.messages, relay.output.clock)
         self._waited = 0.0
         self._greeted = False
         self._timer: Timer | None = None
@@ -187,10 +189,10 @@ class Pair:
     def _run_down(self) -> bool:
         """From the kernel: who breaks the rules here ends the kernel."""
         budget, down = self.relay.budget, self.down
-        room = budget.room()
+        room = min(budget.room(), self._pace.room())
         if not room and not down.held:
             down.held = True
-            self.relay.hold(self)
+            self.relay.hold(self, own=self._pace.wait())
         since, moved, messages = budget.processor(), down.moved, down.follower.messages
         try:
             alive = down.run(room)
@@ -202,6 +204,7 @@ class Pair:
             return False
         messages, size = down.follower.messages - messages, down.moved - moved
         budget.spend(size=size, messages=messages, since=since)
+        self._pace.spend(messages)
         if self.channel != IOPUB and self._meter.take(size=size, messages=messages) < 0:
             self.relay.output.end("part of it in replies, which can't be left out")
         if self.channel == SHELL and messages:

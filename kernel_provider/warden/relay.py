@@ -149,8 +149,14 @@ class Relay:
                 for acceptor in self._acceptors:
                     acceptor.open()
 
-    def hold(self, pair: Pair) -> None:
-        """Have a pair wait until the budget allows for it; first come, first heard."""
+    def hold(self, pair: Pair, *, own: float = 0.0) -> None:
+        """Have a pair wait until the budget allows for it; first come, first heard.
+
+        One that has to wait by its ``own`` pace, for so many seconds, holds up nobody else.
+        """
+        if own:
+            self.loop.after(max(PAUSE, own), pair.resume)
+            return
         self._waiting.append(pair)
         if len(self._waiting) == 1:
             self.loop.after(max(PAUSE, self.budget.wait()), self._resume)

@@ -27,6 +27,7 @@ class Restraint:
         limits = OutputLimits(
             request=claim.output["limit"],
             rate=claim.output["rate"],
+            messages=claim.output["messages"],
             frames=FrameLimits(message=claim.output["message"]),
         )
         self.output = Output(limits, interrupt=self._interrupt, stop=self._stop, sign=self._sign)

@@ -49,6 +49,8 @@ ENDED_WITHIN: Final = 0.5
 LOGGED_WITHIN: Final = 1.0
 DYING: Final = 0.1
 """Seconds from what a dying process can't do any more to the end that can be seen."""
+ANSWERED_WITHIN: Final = 0.8
+"""Seconds that an engine gets to say anything; it does so in a thousandth, unless it ends."""
 TOLD_WITHIN: Final = 2.0
 """Seconds that an engine gets to say how a container ended, and as many for its log."""
 
@@ -257,8 +259,10 @@ class Sandbox:
         from kernel_provider.warden.death import Facts  # noqa: PLC0415
 
         usage = self.usage()  # now: it is gone when PID 1 is
+        killed = not violation and (status is None or status < 0)
+        engine_gone = killed and not self._engine_is_there()
         state = None
-        if status is None and not violation:
+        if status is None and killed and not engine_gone:
             with suppress(EngineError):
                 state = self._ended()
         return Facts(
@@ -270,7 +274,7 @@ class Sandbox:
             memory=self.spec.memory,
             pids=self.spec.pids,
             violation=violation,
-            engine_gone=not self._engine_is_there(),
+            engine_gone=engine_gone,
             kernel=kernel,
         )
 
@@ -279,10 +283,15 @@ class Sandbox:
         return self.group.usage() if self.group is not None else cgroup.NO_USAGE
 
     def _engine_is_there(self) -> bool:
+        """Whether the engine that started it still is; a socket may be another's to hold.
+
+        systemd keeps Docker's open while the engine is not there, and it answers nobody.
+        """
         try:
-            return uids.engine_life(self._address) == self._engine_life
+            same = uids.engine_life(self._address) == self._engine_life
         except EngineUnreachableError:
             return False
+        return same and self.engine.by(time.monotonic() + ANSWERED_WITHIN).answers()
 
     def _ended(self) -> ContainerState | None:
         """What the engine says of PID 1's end; None if it does not see one in time."""

@@ -15,7 +15,7 @@ class Claim:
     the host's folder whose copy is the last descriptor that came along, if there is one.
     ``kernel`` names the kernelspec, for messages.
     ``output`` is what the kernel may say, in bytes: for each request (``limit``), a second
-    on top of that (``rate``), and in one ``message``.
+    on top of that (``rate``), and in one ``message``; and how many ``messages`` a second.
     """
 
     key: str

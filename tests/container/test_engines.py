@@ -6,12 +6,12 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import docker
 import pytest
-from engines import OwnEngine, own_engine, share_images
+from engines import OwnEngine, held_socket, own_engine, share_images
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 from kernels import Outcome, collect, kernel, run
@@ -59,14 +59,20 @@ def home(
 def drilled(
     request: pytest.FixtureRequest, home: EngineHome, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[OwnEngine]:
-    """A running engine that new kernels are started in."""
-    with own_engine(home, *request.param) as made:
+    """A running engine that new kernels are started in; its socket may be ``HELD``."""
+    with ExitStack() as stack:
+        held = stack.enter_context(held_socket(home)) if request.param == HELD else None
+        options = () if request.param == HELD else request.param
+        made = stack.enter_context(own_engine(home, *options, held=held))
         monkeypatch.setenv("DOCKER_HOST", made.address)
         yield made
 
 
+HELD = "held"
+"""By somebody else, and passed on: as systemd does with Docker's."""
 live = pytest.mark.parametrize("drilled", [("--live-restore",)], indirect=True)
 plain = pytest.mark.parametrize("drilled", [()], indirect=True)
+any_socket = pytest.mark.parametrize("drilled", [(), HELD], indirect=True, ids=["own", HELD])
 
 
 @live
@@ -101,7 +107,7 @@ def engine_client(engine: OwnEngine) -> docker.DockerClient:
     return docker.DockerClient(base_url=engine.address)
 
 
-@plain
+@any_socket
 def test_an_engine_that_ends_is_told_once_and_kernels_start_again(
     drilled: OwnEngine, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -108,7 +108,7 @@ def judge(toll: Toll) -> None:
     """Look whether the bars hold."""
     assert toll.grown < GROWN, toll.line()
     assert toll.rest < ANSWERED, toll.line()
-    assert toll.beside < max(SLOWER * toll.alone, 0.02), toll.line()
+    assert toll.beside < SLOWER * toll.alone, toll.line()
 
 
 def test_a_server_hardly_feels_a_flood(server: Server) -> None:

@@ -138,12 +138,12 @@ def test_a_class_gets_the_verdicts_that_it_must(tools: Path, tmp_path: Path) -> 
     class_ = classes.pupils(*EIGHT)
     course = classes.course(tmp_path / "course", class_)
     before = contents(course / "submitted")
-    graded = grade(course, tools, "--cell-timeout 5s")
+    graded = grade(course, tools, "--cell-timeout 15s")
     assert graded.done.returncode == SOME_BAD, graded.done.stderr
     check(graded, class_)
     assert contents(course / "submitted") == before
     (command,) = commands(SECTIONS["After a stop"])
-    resumed = again(f"{command} --cell-timeout 5s", course, tools, ASSIGNMENT, 300)
+    resumed = again(f"{command} --cell-timeout 15s", course, tools, ASSIGNMENT, 300)
     assert resumed.records == graded.records
     book = graders.totals(graders.scores(course, ASSIGNMENT, tools))
     assert book == {pupil.name: pupil.score for pupil in class_ if not pupil.kind.unreadable}
@@ -158,7 +158,7 @@ def test_sixty_get_the_verdicts_that_they_must(tools: Path, tmp_path: Path) -> N
     assert sum(pupil.kind.behaves for pupil in class_) == 30
     course = classes.course(tmp_path / "course", class_)
     before = contents(course / "submitted")
-    graded = grade(course, tools, "--cell-timeout 10s", within=1800)
+    graded = grade(course, tools, "--cell-timeout 20s", within=1800)
     assert graded.done.returncode == SOME_BAD, graded.done.stderr
     check(graded, class_)
     assert contents(course / "submitted") == before

@@ -2,15 +2,18 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import docker
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.manager import KernelManager
 from kernels import kernel, run
 from legacy_weights import legacy_weights
-from sandboxes import value
-from small_models import gpt2
+from sandboxes import look, session_of, value, written
+from small_models import gpt2, hub_cache
 
 from kernel_provider import cli
 from kernel_provider.models.add import Request, add
@@ -22,6 +25,7 @@ from kernel_provider.steps import Note
 pytestmark = pytest.mark.container
 
 ID = "test-lab/tiny-gpt2"
+Pair = tuple[KernelManager, BlockingKernelClient]
 
 
 @pytest.fixture(scope="module")
@@ -38,26 +42,82 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 
 
 @pytest.fixture(scope="module")
-def client(image: str, registry: Registry) -> Iterator[BlockingKernelClient]:
+def pair(image: str, registry: Registry) -> Iterator[Pair]:
     """A kernel with the model."""
     assert image
     assert registry.list()
-    with kernel({"models": [ID]}) as (_, client):
-        yield client
+    with kernel({"models": [ID]}) as pair:
+        yield pair
 
 
-def test_a_pipeline_finds_it_by_its_id(client: BlockingKernelClient) -> None:
-    """Offline, without a warning, as a notebook from elsewhere has it."""
-    code = f"""
+@pytest.fixture
+def client(pair: Pair) -> BlockingKernelClient:
+    """A client of that kernel."""
+    return pair[1]
+
+
+TALK = f"""
+import os
 from transformers import pipeline
 chat = pipeline('text-generation', model={ID!r})
 said = chat('the cat sat', max_new_tokens=5, do_sample=False)[0]['generated_text']
 assert said.startswith('the cat sat') and len(said) > len('the cat sat'), said
+assert os.getuid() > 60000 and os.getgid() > 60000, (os.getuid(), os.getgid())
 """
-    outcome = run(client, code, timeout=120)
+
+
+def test_a_pipeline_finds_it_by_its_id(pair: Pair, engine: docker.DockerClient) -> None:
+    """Offline, without a warning, as a notebook from elsewhere has it; written is in /tmp only."""
+    km, client = pair
+    container = look(session_of(km), engine).container
+    before = written(container, engine)
+    outcome = run(client, TALK, timeout=300)
     assert outcome.status == "ok", outcome.error
     assert "offline" not in outcome.stderr.lower()
     assert "cache" not in outcome.stderr.lower()
+    assert written(container, engine) == before
+
+
+def test_a_cache_of_the_host_can_be_mounted(image: str, tmp_path: Path) -> None:
+    """Hugging Face's own, for models that are in no registry; it stays as it is."""
+    assert image
+    cache = hub_cache(tmp_path / "hub", ID)
+    before = contents(cache)
+    with kernel({"mounts": {"/models/hub": str(cache)}, "cpus": 1}) as (_, client):
+        outcome = run(client, TALK, timeout=300)
+        assert outcome.status == "ok", outcome.error
+    assert contents(cache) == before
+
+
+MAP = """
+import mmap
+file = open('/models/tiny-gpt2/model.safetensors', 'rb')
+mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+len(bytes(mapped))
+"""
+
+
+def shares(km: KernelManager, engine: docker.DockerClient) -> tuple[int, int]:
+    """Of the model's weights, KB that a kernel has, and KB that count as its own."""
+    found = [(0, 0)]
+    for pid in look(session_of(km), engine).group.processes():
+        text = Path(f"/proc/{pid}/smaps").read_text()
+        for part in re.split(r"^(?=[0-9a-f]+-)", text, flags=re.MULTILINE):
+            if "model.safetensors" in part.partition("\n")[0]:
+                counted = dict(re.findall(r"^(Rss|Pss): +(\d+) kB", part, re.MULTILINE))
+                found.append((int(counted["Rss"]), int(counted["Pss"])))
+    return max(found)
+
+
+def test_kernels_share_a_models_pages(pair: Pair, engine: docker.DockerClient) -> None:
+    """A second one has it at no cost: each is charged for half."""
+    km, client = pair
+    with kernel({"models": [ID]}) as (other_km, other):
+        sizes = [value(each, MAP) for each in (client, other)]
+        assert sizes[0] == sizes[1]
+        found = [shares(each, engine) for each in (km, other_km)]
+        assert all(resident >= sizes[0] // 1024 for resident, _ in found)
+        assert all(0 < own <= resident / 2 + 4 for resident, own in found)
 
 
 def test_a_path_a_commit_and_a_revision_find_the_same(client: BlockingKernelClient) -> None:

@@ -25,6 +25,17 @@ LIMIT = 2 << 20
 SETTINGS = {"output_limit": "2m", "output_rate": "10k", "message_size": "8m"}
 
 
+def test_many_small_messages_come_whole_at_their_pace(image: str) -> None:
+    """A kernel that has more of them than its clients get a second waits, and loses none."""
+    assert image
+    with kernel({"message_rate": 200}) as (_, client):
+        begun = time.monotonic()
+        outcome = run(client, "for i in range(1000): print(i, flush=True)")
+        assert time.monotonic() - begun > (1000 - 3 * 200) / 200 * 0.8
+        assert outcome.stdout == "".join(f"{i}\n" for i in range(1000))
+        assert outcome.stderr == ""
+
+
 @pytest.fixture(scope="module")
 def tight(image: str) -> Iterator[Pair]:
     """A kernel whose cells may say 2 MB."""

@@ -277,7 +277,7 @@ def test_the_administrators_policy_holds_and_is_told(place: Place, own: Path) ->
 def test_an_image_that_is_not_ours_starts_nothing(
     place: Place, own: Path, engine: docker.DockerClient
 ) -> None:
-    """Whatever its programs at our programs' paths would do."""
+    """Whatever its programs at our programs' paths would do; nor is it shown to anybody."""
     _, made = body(place, own)
     plain = engine.api.create_container(made["Image"], labels={names.LABEL: "test"})["Id"]
     try:
@@ -290,6 +290,9 @@ def test_an_image_that_is_not_ours_starts_nothing(
             call, made = body(place, own)
             status, answer = place.ask(call, {**made, "Image": image})
             assert (status, "executor-ml build has made" in answer["message"]) == (403, True)
+            assert place.ask(f"GET /v1.41/images/{image}/json")[0] == 403
+            assert place.ask(f"GET /v1.41/images/{names.IMAGE}/json")[0] == 200
+            assert place.ask("GET /v1.41/images/nowhere:1/json")[0] == 404
     finally:
         engine.api.remove_image(image)
         engine.close()

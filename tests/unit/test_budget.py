@@ -3,7 +3,7 @@
 import pytest
 
 from kernel_provider.warden import budget as module
-from kernel_provider.warden.budget import Bucket, Budget
+from kernel_provider.warden.budget import Bucket, Budget, Pace
 
 
 def test_a_burst_is_free_and_a_debt_is_waited_for() -> None:
@@ -41,6 +41,22 @@ def test_in_the_long_run_the_rate_holds() -> None:
         taken += 7
         now += bucket.wait(now=now)
     assert taken == pytest.approx(100 * 10 + 100, abs=7)
+
+
+def test_a_connection_has_a_pace_of_its_own() -> None:
+    """Three seconds' worth at full speed, and by the second then, a few at a time."""
+    now = 7.0
+    pace = Pace(100, clock=lambda: now)
+    assert pace.room() == 300 * module.SHORT
+    pace.spend(300)
+    assert (pace.room(), pace.wait()) == (module.LEAST, 0)
+    pace.spend(16)
+    assert pace.room() == 0
+    assert pace.wait() == pytest.approx(0.16)
+    now += 0.17
+    assert (pace.room(), pace.wait()) == (module.LEAST, 0)
+    now += 100
+    assert pace.room() == 300 * module.SHORT
 
 
 @pytest.mark.parametrize("over", ["size", "messages", "work"])

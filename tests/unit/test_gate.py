@@ -53,7 +53,7 @@ class Subscriber:
         self.now = 0.0
         self.done: list[str] = []
         self.output = Output(
-            OutputLimits(request=limit, rate=rate, frames=FrameLimits()),
+            OutputLimits(request=limit, rate=rate, messages=1000, frames=FrameLimits()),
             interrupt=lambda: self.done.append("interrupt"),
             stop=self.done.append,
             sign=lambda name, text, _: note(text, name),

@@ -203,6 +203,7 @@ _OTHER: dict[str, Any] = {
     "output_limit": 4 * MIB,
     "output_rate": 5 * MIB,
     "message_size": 6 * MIB,
+    "message_rate": 7,
     "mounts": {"/data/a": "/b"},
     "models": {"org/a@main": "/views/b/snapshots/c"},
     "env": {"A": "b"},
@@ -223,7 +224,9 @@ def test_the_digest_tells_policies_apart_by_every_field(field: str) -> None:
     assert policy_digest(replace(policy, **{field: _OTHER[field]})) != policy_digest(policy)
 
 
-@pytest.mark.parametrize("field", ["output_limit", "output_rate", "message_size", "pool"])
+@pytest.mark.parametrize(
+    "field", ["output_limit", "output_rate", "message_size", "message_rate", "pool"]
+)
 def test_what_a_claim_brings_makes_no_other_sandbox(field: str) -> None:
     """A server, which has another limit, may claim what was parked by hand."""
     policy = replace(KernelPolicy(), **{field: _OTHER[field]})

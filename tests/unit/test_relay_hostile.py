@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 import zmq
@@ -182,6 +183,25 @@ def test_what_waits_for_the_budget_is_not_lost(
     assert receive(client, len(data)) == data
     writer.join()
     assert time.monotonic() - begin > (len(data) - 3e6) / 20e6
+
+
+def test_many_small_messages_come_at_their_pace(bench: Bench) -> None:
+    """A connection carries so many a second, loses none, and holds up no other one."""
+    bench.output.limits = replace(bench.output.limits, messages=500)
+    bench.start()
+    client, kernel = bench.pair(IOPUB)
+    other, counterpart = bench.pair(SHELL)
+    data = b"".join(said(str(number).encode() * 50) for number in range(2000))
+    begin = time.monotonic()
+    writer = threading.Thread(target=kernel.sendall, args=(data,), daemon=True)
+    writer.start()
+    for _ in range(3):
+        counterpart.sendall(REPLY)
+        assert receive(other, len(REPLY)) == REPLY
+    assert time.monotonic() - begin < 0.5
+    assert receive(client, len(data)) == data
+    writer.join()
+    assert time.monotonic() - begin > (2000 - 1500) / 500 * 0.9
 
 
 def test_a_flood_on_one_connection_holds_up_no_other(

@@ -22,6 +22,7 @@ from kernel_provider.errors import (
 )
 from kernel_provider.hardening import sandbox_spec
 from kernel_provider.policy import KernelPolicy
+from kernel_provider.warden import uids
 from kernel_provider.warden.cgroup import NO_USAGE
 from kernel_provider.warden.sandbox import EndedError, Sandbox
 
@@ -47,6 +48,10 @@ class FakeEngine:
     def image(self, _reference: str) -> ImageFacts:
         """One that fits."""
         return ImageFacts(id="i", labels={names.LABEL_PROTOCOL: str(names.PROTOCOL)})
+
+    def answers(self) -> bool:
+        """As told."""
+        return self.fails != "answer"
 
     def disk(self) -> str:
         """As told."""
@@ -234,9 +239,24 @@ def test_the_facts_of_an_engine_that_does_not_answer(folder: Path) -> None:
     """They are taken in bounded time, without it."""
     engine = FakeEngine(0, fails="inspect")
     made = sandbox(folder, engine)
+    made._engine_life = uids.engine_life(str(folder.parent / "engine"))  # noqa: SLF001
     facts = made.facts(None, before=NO_USAGE, violation="", kernel="")
     assert (facts.status, facts.engine_status, facts.oom_flag) == (None, None, False)
     assert engine.until < time.monotonic() + 3
+    let_go(made)
+
+
+def test_an_engine_behind_a_socket_that_somebody_holds(folder: Path) -> None:
+    """The socket is the same, and nobody answers: the engine is gone. Of others nobody asks."""
+    engine = FakeEngine(0, fails="answer")
+    made = sandbox(folder, engine)
+    made._engine_life = uids.engine_life(str(folder.parent / "engine"))  # noqa: SLF001
+    for status, gone in ((None, True), (-15, True), (3, False), (0, False)):
+        facts = made.facts(status, before=NO_USAGE, violation="", kernel="")
+        assert facts.engine_gone is gone
+    assert engine.until < time.monotonic() + 3
+    engine.fails = ""
+    assert not made.facts(-15, before=NO_USAGE, violation="", kernel="").engine_gone
     let_go(made)
 
 

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,6 +45,39 @@ def test_a_flush_does_not_wait_for_a_thread_that_stops(
     stream.flush()
     assert time.monotonic() - began < stream.flush_timeout / 2
     stop.join(5)
+
+
+def test_a_slow_reader_loses_nothing() -> None:
+    """What is more than 1000 messages libzmq throws away: whoever writes them waits."""
+    address = f"ipc://@test-slow-{uuid.uuid4().hex}"
+    with (
+        zmq.Context() as context,
+        context.socket(zmq.XPUB) as socket,
+        context.socket(zmq.SUB) as reader,
+    ):
+        socket.linger = 0
+        socket.bind(address)
+        reader.rcvhwm = 10
+        reader.subscribe(b"")
+        reader.connect(address)
+        assert socket.recv() == b"\1", "it has subscribed"
+        made: Any = sandbox_io.SandboxIOPubThread(socket)
+        made.thread.start()
+        came: list[bytes] = []
+
+        def read() -> None:
+            time.sleep(0.3)
+            while len(came) < 6000 and reader.poll(2000):
+                came.append(reader.recv_multipart()[1][:6])
+
+        reading = threading.Thread(target=read)
+        reading.start()
+        for number in range(6000):
+            made.send_multipart([b"topic", b"%06d" % number + bytes(500)])
+        reading.join(30)
+        made.stop()
+        made.close()
+    assert came == [b"%06d" % number for number in range(6000)]
 
 
 def test_a_drain_ends_when_all_has_left(thread: Any) -> None:

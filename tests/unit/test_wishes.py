@@ -11,7 +11,7 @@ from kernel_provider.policy import KernelPolicy
 from kernel_provider.warden.order import Order
 from kernel_provider.warden.wishes import Attach, Claim, Signal, Stop, Wish, parse_wish
 
-OUTPUT = {"limit": 1, "rate": 2, "message": 3}
+OUTPUT = {"limit": 1, "rate": 2, "message": 3, "messages": 4}
 CLAIM = {
     "op": "claim",
     "key": "k",
