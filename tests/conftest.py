@@ -69,7 +69,7 @@ def short_folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def address(own_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The machine's engine; ``make test`` sees to it that there is one.
 
     Whoever runs beside the first has one of its own: any start of a sandbox removes what
@@ -78,7 +78,8 @@ def address(own_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     if os.environ.get("PYTEST_XDIST_WORKER", FIRST) == FIRST:
         yield f"unix://{find_socket(os.environ)}"
         return
-    home = EngineHome(data=tmp_path_factory.mktemp("engine") / "data", run=own_folders / "w")
+    run = Path(f"/tmp/exwk-{secrets.token_hex(3)}")  # others are let in, to a socket of a group
+    home = EngineHome(data=tmp_path_factory.mktemp("engine") / "data", run=run)
     with pytest.MonkeyPatch.context() as patch, twin_engine(home) as own:
         patch.setenv("DOCKER_HOST", own)
         yield own

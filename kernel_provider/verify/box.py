@@ -92,7 +92,7 @@ class Box:
     async def _ask(self, code: str, expression: str, patience: float = PATIENCE) -> str | None:
         """Run a cell and give the text of an expression after it; None if none came."""
         wanted = {"report": expression}
-        request = self._client.execute(code, store_history=False, user_expressions=wanted)
+        request = self._client.execute(code, user_expressions=wanted)
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             try:
@@ -119,7 +119,7 @@ class Box:
         look.pids = tuple(look.group.processes())
         begun = time.monotonic()
         if by_itself:
-            self._client.execute("import os; os._exit(3)", store_history=False)
+            self._client.execute("import os; os._exit(3)")
             await _until(lambda: self.dead is not None, ENDS_WITHIN)
             begun = time.monotonic()
         else:

@@ -24,6 +24,7 @@ Shot = Callable[[str], None]
 HOST = "import socket; print(socket.gethostname())"
 
 
+@pytest.mark.soak
 def test_a_restart_that_fails_is_explained_in_the_cells(
     page: Page, lab: Lab, tmp_path: Path, shot: Shot
 ) -> None:
@@ -143,6 +144,7 @@ def beside(page: Page) -> None:
 PRINTS = "import time\nfor word in ('begun', 'meanwhile', 'done'): print(word); time.sleep(1)"
 
 
+@pytest.mark.soak
 def test_a_connection_that_breaks_is_made_again(page: Page, lab: Lab, display_name: str) -> None:
     """At once, and nothing of what a cell prints is lost, or shown twice."""
     with line_to(lab.server.port) as line:

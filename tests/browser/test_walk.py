@@ -108,6 +108,7 @@ def ran(cell: Locator) -> Locator:
     return output(cell)
 
 
+@pytest.mark.soak
 def test_a_newcomers_walk(
     context: BrowserContext,
     film: Film,

@@ -80,6 +80,7 @@ SHOWN_ELSEWHERE = {
     "executor-ml build --stack 2023": "needs PyTorch's index; test_builder_lock.py reads the lock",
     "executor-ml build --variant datascience": "test_variants.py builds them all",
     "executor-ml build --variant grading": "the same",
+    "executor-ml install --variant grading": "the same, into folders of its own",
     "executor-ml build --variant ./NAME.in": "test_variants.py does so with a file of its own",
     "executor-ml install --variant ./NAME.in --memory 1g": "NAME stands for a name",
     "executor-ml verify": "test_verify.py does so, once for all",
@@ -463,6 +464,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.soak
 def test_failures_are_told_as_in_the_table(tmp_path: Path) -> None:
     """Exit codes, whether outputs are saved, and the cause on standard error."""
     head = ["", "executor-ml run", *TOOLS]

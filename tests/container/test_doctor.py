@@ -33,7 +33,7 @@ def test_a_machine_where_kernels_start_has_no_failures(image: str) -> None:
     code, results, _ = doctor()
     assert code == 0, results
     assert results["engine"]["status"] == "ok"
-    assert "protocol 1, torch" in results[f"image {image}"]["found"]
+    assert "protocol 1, python=3.11" in results[f"image {image}"]["found"]
     assert results["kernelspec executor-ml"]["status"] == "ok"
     assert results["jupyter"]["status"] == "ok"
 

@@ -54,6 +54,7 @@ def test_the_lock_lacks_nothing(tools: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.soak
 def test_the_sample_course_gets_its_known_scores(tools: Path, tmp_path: Path) -> None:
     """Those that nbgrader ships with its two submissions, by the commands of the page."""
     course = graders.sample_course(tmp_path / "course", tools)
@@ -76,6 +77,7 @@ TESTS = (
 )
 
 
+@pytest.mark.soak
 def test_files_beside_a_submission_are_there_and_stay(tools: Path, tmp_path: Path) -> None:
     """Read, imported and written in the sandbox; nbgrader's variable and the originals, too."""
     course = graders.sample_course(tmp_path / "course", tools)

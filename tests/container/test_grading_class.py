@@ -132,6 +132,7 @@ def check(graded: Graded, class_: Sequence[Pupil]) -> None:
             assert verdict.words in page
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("nothing_stays")
 def test_a_class_gets_the_verdicts_that_it_must(tools: Path, tmp_path: Path) -> None:
     """Eight pupils: right, hidden tests failed, warned, looped, out of memory, ended, spied."""
