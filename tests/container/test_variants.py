@@ -23,6 +23,13 @@ from kernel_provider.values import show
 pytestmark = [pytest.mark.container, pytest.mark.usefixtures("image")]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def connections(engine: docker.DockerClient) -> Iterator[None]:
+    """The SDK keeps up to 25 connections; give them back. It opens new ones later."""
+    yield
+    engine.close()
+
+
 def wheel(folder: Path, name: str, *requires: str) -> None:
     """A wheel of one module, as ``pip wheel`` makes it."""
     info = f"{name}-1.0.dist-info"
