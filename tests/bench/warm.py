@@ -58,14 +58,14 @@ def local_python(folder: Path) -> Path:
         raise RuntimeError(message)
     request = BuildRequest()
     context = read_context(request)
-    wheels = [
+    cache = cache_folder(os.environ)
+    found = [
         wheel
         for layer in context.layers
-        for wheel in collect(
-            layer, context.installer, request.image, cache_folder(os.environ), print
-        )
+        for wheel in collect(layer, context.installer, request.image, cache, print)
     ]
-    done, python = folder / wheels[-1].parent.name, folder / "bin" / "python"
+    wheels = {wheel.name: wheel for wheel in found}.values()  # each layer has pip's own
+    done, python = folder / found[-1].parent.name, folder / "bin" / "python"
     if not done.exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
         install = [python, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]

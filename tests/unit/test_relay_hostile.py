@@ -1,9 +1,12 @@
 """The relay with a kernel that means harm: rules, rates, patience, and descriptors."""
 
 import socket
+import subprocess
+import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 
 import pytest
@@ -166,6 +169,48 @@ def test_a_flood_takes_a_share_of_a_processor(
     bench.relay.budget = Budget(processor=lambda: 0.0)
     monkeypatch.setattr(budget_module, "TURN", 0.0)
     assert until(lambda: bench.processor_time(0.5) > 0.15, 10), "control: without a budget"
+
+
+SENDS = "while True: s.sendall((b'\\1\\2xx' * 5 + b'\\0\\2xx') * 1000)"
+READS = "while s.recv(1 << 20): pass"
+
+
+@contextmanager
+def outside(code: str, end: socket.socket) -> Iterator[None]:
+    """Another process that does this with a socket ``s``, and takes no turns of this one."""
+    begin = "import socket, sys\ns = socket.socket(fileno=int(sys.argv[1]))\ns.settimeout(None)\n"
+    command = [sys.executable, "-I", "-c", begin + code, str(end.fileno())]
+    with subprocess.Popen(command, pass_fds=[end.fileno()], stderr=subprocess.DEVNULL) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("beside", ["nothing", "a stuck client", "frames of 2 bytes"])
+def test_an_interrupt_is_through_in_100_ms(bench: Bench, beside: str) -> None:
+    """From the client's socket to the kernel's; what a busy kernel then does is its own."""
+    bench.start()
+    client, kernel = bench.pair(IOPUB)
+    asker, asked = bench.pair(CONTROL)
+    line = request("interrupt_request")
+    took = []
+    with ExitStack() as stack:
+        if beside != "nothing":
+            stack.enter_context(outside(SENDS, kernel))
+            assert until(lambda: client.recv(1, socket.MSG_PEEK), 10)
+        if beside == "frames of 2 bytes":
+            stack.enter_context(outside(READS, client))
+        for _ in range(200):
+            begun = time.monotonic()
+            asker.sendall(line)
+            assert receive(asked, len(line)) == line
+            took.append(time.monotonic() - begun)
+            time.sleep(0.02)
+    took.sort()
+    print(f"through, beside {beside}: {took[100] * 1e3:.1f} ms, at most {took[-1] * 1e3:.1f}")
+    assert took[-1] < 0.1
 
 
 def test_what_waits_for_the_budget_is_not_lost(
