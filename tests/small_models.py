@@ -10,6 +10,21 @@ from pathlib import Path
 WIDTH = {"F32": 4, "BF16": 2}
 WORDS = ("the", "a", "cat", "sat", "on", "mat", "and", "dog")
 
+ASK = """
+import time
+from transformers import AutoModel, AutoTokenizer, pipeline
+took = []
+for _ in range(2):  # the first one imports a good part of the library
+    begun = time.monotonic()
+    try:
+        {call}
+    except OSError as error:
+        said = f'{{type(error).__name__}}: {{error}}'
+    took.append(time.monotonic() - begun)
+(said, min(took))
+"""
+"""A cell that asks twice for a model by its ``call``: what it is told, and the shorter time."""
+
 
 def safetensors(
     tensors: Mapping[str, Sequence[int]], dtype: str = "F32", *, content: bytes = b""

@@ -13,7 +13,7 @@ from jupyter_client.manager import KernelManager
 from kernels import kernel, run
 from legacy_weights import legacy_weights
 from sandboxes import look, session_of, value, written
-from small_models import gpt2, hub_cache
+from small_models import ASK, gpt2, hub_cache
 
 from kernel_provider import cli
 from kernel_provider.models.add import Request, add
@@ -232,19 +232,6 @@ for name in [name for name in os.environ if 'OFFLINE' in name]:
 os.environ['HF_HUB_OFFLINE'] = '0'
 import huggingface_hub.constants
 huggingface_hub.constants.HF_HUB_OFFLINE = False
-"""
-ASK = """
-import time
-from transformers import AutoModel, AutoTokenizer, pipeline
-took = []
-for _ in range(2):  # the first one imports a good part of the library
-    begun = time.monotonic()
-    try:
-        {call}
-    except OSError as error:
-        said = f'{{type(error).__name__}}: {{error}}'
-    took.append(time.monotonic() - begun)
-(said, min(took))
 """
 
 

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import docker
 import pytest
+from engines import copy_image
 from kernels import manager, run, started
 from parked import KEEPER, PLAIN, launch, lying, park, recipe, warden_of
 from sandboxes import memory, sockets, until
 
 from kernel_provider import names
-from kernel_provider.engines.docker import find_socket
 from kernel_provider.errors import EngineUnreachableError, RuntimeFolderError
 from kernel_provider.pool import hand, keeper
 from kernel_provider.pool.keeper import Keeper
@@ -242,10 +242,7 @@ def second_engine(
     home = EngineHome(data=tmp_path / "data", run=own_folders / "engine")
     engine_host.start(home)
     try:
-        save_image = ["docker", "-H", f"unix://{find_socket(os.environ)}", "save", image]
-        with subprocess.Popen(save_image, stdout=subprocess.PIPE) as save:
-            load = ["docker", "-H", f"unix://{home.socket}", "load", "-q"]
-            subprocess.run(load, stdin=save.stdout, check=True)
+        copy_image(image, f"unix://{home.socket}")
         monkeypatch.setenv("DOCKER_HOST", f"unix://{home.socket}")
         yield home
         for _ in hand.end(os.environ, None):

@@ -14,7 +14,7 @@ import docker
 import pytest
 from kernels import kernel, run
 from sandboxes import look, session_of, value, written
-from small_models import gpt2, hub_cache
+from small_models import ASK, gpt2, hub_cache
 
 from kernel_provider import cli, names
 from kernel_provider.builder.bake import bake_on
@@ -39,19 +39,6 @@ WITHOUT_FLAGS = """
 import os
 for name in [name for name in os.environ if 'OFFLINE' in name]:
     del os.environ[name]
-"""
-ASK = """
-import time
-from transformers import AutoModel, AutoTokenizer, pipeline
-took = []
-for _ in range(2):  # the first one imports a good part of the library
-    begun = time.monotonic()
-    try:
-        {call}
-    except OSError as error:
-        said = f'{{type(error).__name__}}: {{error}}'
-    took.append(time.monotonic() - begun)
-(said, min(took))
 """
 
 
