@@ -264,6 +264,7 @@ def test_what_a_kernel_takes_is_what_is_told(explored: Explored) -> None:
 CELLS = (
     "import socket; socket.create_connection(('192.0.2.1', 80))",
     "import sklearn",
+    "!pip install scikit-learn",
     "open('/home/me/data.csv')",
     "open('/data.csv', 'w')",
     "open('/tmp/full', 'wb').write(bytes(200 << 20))",
@@ -347,9 +348,12 @@ def test_every_message_is_one_of_ours(short_folder: Path, explored: Explored) ->
         for text in spoken(short_folder)
     }
     for code in CELLS:
-        error = run(explored.client, code).error
-        said.add(f"{error['ename']}: {error['evalue']}".splitlines()[0])
-        said |= {line for line in error["traceback"][-1].splitlines() if line.startswith("Hint: ")}
+        outcome = run(explored.client, code)
+        lines = outcome.stderr.splitlines()
+        if error := outcome.error:
+            said.add(f"{error['ename']}: {error['evalue']}".splitlines()[0])
+            lines += error["traceback"][-1].splitlines()
+        said |= {line for line in lines if line.startswith("Hint: ")}
         run(explored.client, "!rm -f /tmp/full")
     run(explored.client, "time.sleep(1)")  # until the threads have ended
     quoted = {quote for name in PAGES for quote in quotes(page(name))}
