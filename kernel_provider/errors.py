@@ -178,8 +178,8 @@ class GpuError(EngineError):
 
     summary = "the engine did not start a sandbox with GPUs: {reason}"
     fix = (
-        "install NVIDIA's container toolkit, run nvidia-ctk runtime configure, and restart "
-        "the engine; or take gpus out of the settings"
+        "install NVIDIA's driver and container toolkit, run nvidia-ctk runtime configure, and "
+        "restart the engine; or take gpus out of the settings"
     )
 
 

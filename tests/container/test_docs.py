@@ -80,6 +80,12 @@ SHOWN_ELSEWHERE = {
     "executor-ml build --stack 2023": "needs PyTorch's index; test_builder_lock.py reads the lock",
     "executor-ml build --variant datascience": "test_variants.py builds them all",
     "executor-ml build --variant grading": "the same",
+    "docker build --network none --build-arg BASE_IMAGE=IMAGE --build-arg "
+    'PIP_OPTIONS="--no-index --find-links=/build/wheels" -t executor-ml:latest .': "test_image.py "
+    "does so, with a base that is there",
+    "executor-ml build --variant cuda": "the same",
+    "executor-ml install --variant cuda": "the same, into folders of its own",
+    "executor-ml install --variant cuda --gpus none": "the same",
     "executor-ml install --variant grading": "the same, into folders of its own",
     "executor-ml build --variant ./NAME.in": "test_variants.py does so with a file of its own",
     "executor-ml install --variant ./NAME.in --memory 1g": "NAME stands for a name",
