@@ -178,8 +178,8 @@ class GpuError(EngineError):
 
     summary = "the engine did not start a sandbox with GPUs: {reason}"
     fix = (
-        "install NVIDIA's container toolkit, run nvidia-ctk runtime configure, and restart "
-        "the engine; or take gpus out of the settings"
+        "install NVIDIA's driver and container toolkit, run nvidia-ctk runtime configure, and "
+        "restart the engine; or take gpus out of the settings"
     )
 
 
@@ -292,7 +292,10 @@ class CudaTorchError(BuildError):
     """A torch, or a lock, that brings gigabytes of CUDA packages into a CPU image."""
 
     summary = "{what} brings in CUDA packages that this image has no use for: {packages}"
-    fix = "take the CPU build of torch: pip finds it with --extra-index-url {index}"
+    fix = (
+        "take the CPU build of torch: pip finds it with --extra-index-url {index}; or, for an "
+        "image with GPUs, put the line # gpu: cuda into your file of requirements"
+    )
 
 
 def of_runtime_folder(root: str, error: OSError) -> RuntimeFolderError:

@@ -1,11 +1,23 @@
-"""The last line of a traceback: what a person can do about it, in every front-end."""
+"""The last line of a traceback, or of a cell: what a person can do, in every front-end."""
 
 from __future__ import annotations
 
+import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+INSTALLS = re.compile(r"^\s*[!%].*\b(?:pip3?|uv|conda|mamba)\b.*\binstall\b", re.MULTILINE)
+"""A line of a cell that would install packages where there is a network and an installer."""
+
+PACKAGES = (
+    "the sandbox has no network and no pip. To add packages, on the host: write -r ml.in (which "
+    "is PyTorch and Transformers) and their names into a file NAME.in, one a line; then run "
+    "executor-ml build --variant ./NAME.in and executor-ml install --variant ./NAME.in, and "
+    "take that kernel."
+)
 
 
 def add_hints(shell: Any, *sources: Callable[[BaseException | None], str]) -> None:
@@ -17,3 +29,12 @@ def add_hints(shell: Any, *sources: Callable[[BaseException | None], str]) -> No
         show(kind, error, [*lines, *(f"\nHint: {text}" for text in told)])
 
     shell._showtraceback = show_with_hints  # noqa: SLF001
+
+
+def tell_of_packages(result: Any) -> None:
+    """After a cell that would install packages: tell in it what there is instead.
+
+    What it ran says "pip: not found", or that there is no module of that name.
+    """
+    if INSTALLS.search(result.info.raw_cell or ""):
+        sys.stderr.write(f"Hint: {PACKAGES}\n")

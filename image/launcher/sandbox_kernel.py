@@ -277,6 +277,7 @@ def apply_claim(app: Any, claim: dict[str, Any], copy: int) -> None:
     missing = functools.partial(sandbox_workspace.hint, copied=copied)
     sandbox_hints.add_hints(app.shell, missing, limits.hint)
     app.shell.events.register("post_run_cell", limits.note)
+    app.shell.events.register("post_run_cell", sandbox_hints.tell_of_packages)
 
 
 def end(app: Any) -> None:

@@ -6,12 +6,14 @@
 What ``strip --strip-unneeded`` does, for a build stage that has no binutils: sections
 that are not loaded into memory, and that lie behind all that is, go; the others stay
 byte for byte. A library that is laid out in another way is left as it is, and so is one
-that is older than the file BEGUN: it belongs to a layer below.
+that is older than the file BEGUN: it belongs to a layer below. NVIDIA's libraries stay as
+they are: they carry programs for GPUs, and what little there is to gain was tried on none.
 https://refspecs.linuxfoundation.org/elf/gabi4+/contents.html
 """
 
 import struct
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -98,13 +100,20 @@ def end_of_loaded(data: bytes, header: list[int], sections: list[Section]) -> in
     return max([*ends, *(s.offset + s.size for s in loaded)])
 
 
+def libraries(folder: Path, begun: int) -> Iterator[Path]:
+    """Those that are no older (ns) and not NVIDIA's."""
+    for path in sorted(folder.rglob("*.so*")):
+        if path.is_symlink() or not path.is_file() or path.stat().st_mtime_ns < begun:
+            continue
+        if "nvidia" not in path.relative_to(folder).parts:
+            yield path
+
+
 def main() -> None:
     """Strip all new libraries under the folder that the command line names."""
     saved = 0
     begun = Path(sys.argv[2]).stat().st_mtime_ns
-    for path in sorted(Path(sys.argv[1]).rglob("*.so*")):
-        if path.is_symlink() or not path.is_file() or path.stat().st_mtime_ns < begun:
-            continue
+    for path in libraries(Path(sys.argv[1]), begun):
         data = path.read_bytes()
         less = stripped(data)
         if less is not None:

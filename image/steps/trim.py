@@ -29,6 +29,12 @@ REMOVALS = {
     ],
     "torch: static libraries, CMake files": ["torch/lib/*.a", "torch/share"],
     "torch: type stubs and code templates": ["torch/**/*.pyi", "torchgen/packaged"],
+    "triton: profiler": [
+        "triton/_C/libproton*",
+        "triton/backends/nvidia/lib/cupti*",
+        "../../../bin/proton*",
+    ],
+    "CUDA: headers and static libraries": ["nvidia/**/include", "nvidia/**/*.a", "**/*.cuh"],
     "tensorflow: C++ headers": ["tensorflow/include"],
     "jedi: type stubs of packages that are not here": [
         "jedi/third_party/typeshed/stubs/*",

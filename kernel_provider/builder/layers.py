@@ -3,6 +3,8 @@
 ``common`` is the lowest: a kernel, tables and plots. ``ml`` stands on it, and so does every
 file that begins with ``-r common.in`` or names nothing; one with ``-r ml.in`` stands on
 ``ml``. Layers are shared: what is below is there once, whatever stands on it.
+
+A file with the line ``# gpu: cuda`` is for GPUs: its packages may need those of CUDA.
 """
 
 import re
@@ -17,8 +19,12 @@ from kernel_provider.errors import ConfigError
 from kernel_provider.variants import DEFAULT, ENDING, is_file, name_of
 
 COMMON: Final = "common"
+CUDA: Final = "cuda"
+GPU_LINE: Final = f"# gpu: {CUDA}"
+"""What a file of requirements says that is meant for GPUs."""
 
 _BELOW: Final = re.compile(r"^\s*-r\s+(\S+)\.in\s*(?:#.*)?$", re.MULTILINE)
+_GPU: Final = re.compile(r"^#\s*gpu:\s*(\S+)\s*$", re.MULTILINE)
 _NAMED: Final = re.compile(r"^\s*([A-Za-z0-9][A-Za-z0-9._-]*)", re.MULTILINE)
 _NAME: Final = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 _SOURCE: Final = "executor-ml build"
@@ -28,7 +34,8 @@ _SOURCE: Final = "executor-ml build"
 class Layer:
     """One requirement file and what goes with it, by the same name.
 
-    ``ours`` is false for a person's own file, whose lock a build writes.
+    ``ours`` is false for a person's own file, whose lock a build writes. ``gpu``: its
+    packages, or those of a layer below, may need CUDA's.
     """
 
     name: str
@@ -36,6 +43,7 @@ class Layer:
     requirements: Path
     below: tuple["Layer", ...] = ()
     ours: bool = True
+    gpu: bool = False
 
     @property
     def lock(self) -> Path:
@@ -129,7 +137,25 @@ def _layer(path: Path, known: Mapping[str, Path], request: BuildRequest, *, ours
     if path.stem != COMMON:
         under = _layer(known[on], known, request, ours=True)
         below = (*under.below, under)
-    return Layer(name=path.stem, stack=request.stack, requirements=path, below=below, ours=ours)
+    gpu = _is_for_gpus(path, below, request)
+    return Layer(
+        name=path.stem, stack=request.stack, requirements=path, below=below, ours=ours, gpu=gpu
+    )
+
+
+def _is_for_gpus(path: Path, below: tuple[Layer, ...], request: BuildRequest) -> bool:
+    """Whether a file says so, or stands on one that does; never on PyTorch's other build."""
+    says = set(_GPU.findall(path.read_text(encoding="utf-8")))
+    if says - {CUDA}:
+        reason = f"{path.name} asks for {', '.join(sorted(says - {CUDA}))}: the line is {GPU_LINE}"
+        raise _refused(request.variant, reason)
+    if says and DEFAULT in {layer.name for layer in below}:
+        reason = (
+            f"{path.name} has the line {GPU_LINE}, and {DEFAULT} has the PyTorch for processors: "
+            f"put it on {COMMON}"
+        )
+        raise _refused(request.variant, reason)
+    return bool(says) or any(layer.gpu for layer in below)
 
 
 def _refused(value: str, reason: str, *, key: str = "variant") -> ConfigError:

@@ -34,9 +34,14 @@ def read_lock(texts: Iterable[str]) -> Lock:
     return lock
 
 
+def is_of_cuda(name: str) -> bool:
+    """Whether a distribution, by its normalised name, is of use with a GPU only."""
+    return _CUDA.match(name) is not None
+
+
 def refuse_cuda(what: str, wanted: Iterable[str]) -> None:
     """Raise CudaTorchError if ``what`` asks for packages that only a GPU can use."""
-    packages = sorted(name for name in map(normalised, wanted) if _CUDA.match(name))
+    packages = sorted(name for name in map(normalised, wanted) if is_of_cuda(name))
     if packages:
         shown = ", ".join(packages[:3]) + (", ..." if len(packages) > 3 else "")  # noqa: PLR2004
         raise CudaTorchError(what=what, packages=shown, index=CPU_INDEX)

@@ -2,8 +2,8 @@
 
 Whatever a layer below has keeps its version, and is not named again. Packages of no use in
 an image are left out unless the requirements name them: builds install with ``--no-deps``. A
-torch that is not a
-CPU build is pinned as one beside the lock, for its hash is not known here.
+torch that is not a CPU build is pinned as one beside the lock, for its hash is not known here.
+In a layer for GPUs nothing of CUDA is left out, and torch must not be a CPU build.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from kernel_provider.builder.layers import Layer
-from kernel_provider.builder.lock import normalised
+from kernel_provider.builder.lock import is_of_cuda, normalised
 from kernel_provider.builder.wheels import (
     PLATFORM,
     need_pip,
@@ -31,7 +31,6 @@ LEFT_OUT: Final = {
     "libclang": "tensorflow asks for it, and imports it nowhere; 80 MB",
     "lit": "torch 2.0 asks for it, through triton",
     "setuptools": "torch asks for it to compile extensions; images have no compiler",
-    "triton": "for GPUs",
     "wheel": "packages of CUDA ask for it",
 }
 _OF: Final = "# Of requirements with the digest "
@@ -59,11 +58,13 @@ def write_lock(
     even if no index has them any more.
 
     Raises:
-        BuildError: pip finds no versions that go together, or there is no place to write.
+        BuildError: pip finds no versions that go together, or a CPU build of torch for a
+            layer for GPUs, or there is no place to write.
     """
     entries = _resolve(layer, wheels_below, image, say)
-    without = {*LEFT_OUT} - {*layer.named()} | {*layer.pins_below()}
-    hashed, unhashed = split(entries, without)
+    hashed, unhashed = split(entries, left_out(layer, entries), gpu=layer.gpu)
+    if layer.gpu and any(line.startswith("torch==") and "+cpu" in line for line in hashed):
+        raise _for_processors(layer, image)
     header = f"# Written by executor-ml for {layer.name}: {PLATFORM}."
     try:
         _write(layer.lock, [header, f"{_OF}{digest_of(layer)}", *hashed])
@@ -102,22 +103,44 @@ def _resolve(
     return entries
 
 
+def left_out(layer: Layer, entries: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Names of what does not go into the layer: it is below, or of no use in an image."""
+    found = {normalised(entry["metadata"]["name"]) for entry in entries}
+    of_no_use = {name for name in found if name in LEFT_OUT or (is_of_cuda(name) and not layer.gpu)}
+    return of_no_use - {*layer.named()} | {*layer.pins_below()}
+
+
 def split(
-    entries: Iterable[Mapping[str, Any]], without: Container[str]
+    entries: Iterable[Mapping[str, Any]], without: Container[str], *, gpu: bool
 ) -> tuple[list[str], list[str]]:
     """Lines of the lock, and of the pins without hashes, sorted by name."""
     hashed, unhashed = [], []
     for entry in entries:
         name = normalised(entry["metadata"]["name"])
         version = entry["metadata"]["version"]
-        if name in without or name.startswith(("nvidia-", "cuda-")):
+        if name in without:
             continue
-        if name == "torch" and not version.endswith("+cpu"):
+        if name == "torch" and not gpu and not version.endswith("+cpu"):
             unhashed.append(f"{name}=={version.partition('+')[0]}+cpu")
             continue
         digest = entry["download_info"]["archive_info"]["hashes"]["sha256"]
         hashed.append(f"{name}=={version} \\\n    --hash=sha256:{digest}")
     return sorted(hashed), sorted(unhashed)
+
+
+def _for_processors(layer: Layer, image: str) -> BuildError:
+    """The error for a torch without CUDA in a layer for GPUs.
+
+    A version with a label counts more than one without (PEP 440), so that this is what pip
+    takes of 2.14.1 and 2.14.1+cpu, where it has seen both.
+    """
+    return BuildError(
+        image=image,
+        step=f"finding versions for {layer.requirements.name}: pip chose a torch for processors",
+        last_words="",
+        remedy="take PyTorch's index of CPU builds out of pip's configuration, or name a version "
+        "of which it has no such build",
+    )
 
 
 def _write(path: Path, lines: Iterable[str]) -> None:

@@ -131,15 +131,17 @@ def collect(
 
     Raises:
         BuildError: pip is missing, or could not get them all; names ``image``.
-        CudaTorchError: the lock, or the torch that pip found, needs CUDA packages.
+        CudaTorchError: the lock, or the torch that pip found, needs CUDA packages, and the
+            layer is not for GPUs.
     """
-    refuse_cuda("the lock", layer.pins())
+    if not layer.gpu:
+        refuse_cuda("the lock", layer.pins())
     place = collection(layer, installer, cache)
     if not place.is_dir():
         place.parent.mkdir(parents=True, exist_ok=True)
         with _scratch(place.parent) as folder:
             _download(layer, installer, image, folder, say)
-            for wheel in sorted(folder.glob("*.whl")):
+            for wheel in [] if layer.gpu else sorted(folder.glob("*.whl")):
                 refuse_cuda(wheel.name, required(read_metadata(wheel)))
             folder.rename(place)
     place.touch()
@@ -184,7 +186,7 @@ def _download(
     for files, hashed in batches:
         command = download_command(files, folder, hashed=hashed)
         code, lines = run_pip(command, say)
-        if code and "torch" in layer.pins():
+        if code and "torch" in layer.pins() and not layer.gpu:
             say(f"once more, with PyTorch's own index, {CPU_INDEX}")
             command = download_command(files, folder, hashed=hashed, cpu_index=True)
             code, lines = run_pip(command, say)

@@ -17,7 +17,7 @@ from kernel_provider.errors import ConfigError, SandboxError
 from kernel_provider.models.store import Registry
 from kernel_provider.models.store import place as registry_place
 from kernel_provider.policy import KernelPolicy, parse_policy
-from kernel_provider.values import MIB, SIZES, WORKSPACES, show
+from kernel_provider.values import MIB, SIZES, WORKSPACES, Gpus, show
 
 SOURCE: Final = "the command line"
 COMMAND: Final = "executor-ml install"
@@ -265,8 +265,15 @@ def display_name_of(policy: KernelPolicy) -> str:
     rest = [] if usual else [policy.image]
     rest += [label.removesuffix("@main") for label in policy.models]
     rest += ["loopback"] * bool(policy.loopback)
+    rest += [gpus_of(policy.gpus)] if policy.gpus else []
     limits = ", ".join([memory, f"{cpus} CPU", "offline", *rest])
     return f"Python ({variant or 'ML'} sandbox, {limits})"
+
+
+def gpus_of(gpus: Gpus) -> str:
+    """GPUs in a display name; those that are chosen by name are counted."""
+    count = len(gpus) if isinstance(gpus, tuple) else gpus
+    return f"{count} GPU{'' if count == 1 else 's'}"
 
 
 def kernel_json(request: Request, policy: KernelPolicy, display_name: str) -> dict[str, Any]:

@@ -80,6 +80,12 @@ SHOWN_ELSEWHERE = {
     "executor-ml build --stack 2023": "needs PyTorch's index; test_builder_lock.py reads the lock",
     "executor-ml build --variant datascience": "test_variants.py builds them all",
     "executor-ml build --variant grading": "the same",
+    "docker build --network none --build-arg BASE_IMAGE=IMAGE --build-arg "
+    'PIP_OPTIONS="--no-index --find-links=/build/wheels" -t executor-ml:latest .': "test_image.py "
+    "does so, with a base that is there",
+    "executor-ml build --variant cuda": "the same",
+    "executor-ml install --variant cuda": "the same, into folders of its own",
+    "executor-ml install --variant cuda --gpus none": "the same",
     "executor-ml install --variant grading": "the same, into folders of its own",
     "executor-ml build --variant ./NAME.in": "test_variants.py does so with a file of its own",
     "executor-ml install --variant ./NAME.in --memory 1g": "NAME stands for a name",
@@ -264,6 +270,7 @@ def test_what_a_kernel_takes_is_what_is_told(explored: Explored) -> None:
 CELLS = (
     "import socket; socket.create_connection(('192.0.2.1', 80))",
     "import sklearn",
+    "!pip install scikit-learn",
     "open('/home/me/data.csv')",
     "open('/data.csv', 'w')",
     "open('/tmp/full', 'wb').write(bytes(200 << 20))",
@@ -347,9 +354,12 @@ def test_every_message_is_one_of_ours(short_folder: Path, explored: Explored) ->
         for text in spoken(short_folder)
     }
     for code in CELLS:
-        error = run(explored.client, code).error
-        said.add(f"{error['ename']}: {error['evalue']}".splitlines()[0])
-        said |= {line for line in error["traceback"][-1].splitlines() if line.startswith("Hint: ")}
+        outcome = run(explored.client, code)
+        lines = outcome.stderr.splitlines()
+        if error := outcome.error:
+            said.add(f"{error['ename']}: {error['evalue']}".splitlines()[0])
+            lines += error["traceback"][-1].splitlines()
+        said |= {line for line in lines if line.startswith("Hint: ")}
         run(explored.client, "!rm -f /tmp/full")
     run(explored.client, "time.sleep(1)")  # until the threads have ended
     quoted = {quote for name in PAGES for quote in quotes(page(name))}

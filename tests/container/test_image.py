@@ -1,8 +1,13 @@
 import json
+import os
 import re
+import secrets
+import shutil
 import tarfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -15,9 +20,15 @@ from image_files import (
     installer_modules,
     privileged,
 )
+from pages import typed
 
 from kernel_provider import names
-from kernel_provider.builder import BuildRequest, Event, build
+from kernel_provider.builder import BuildRequest, Event, base, build
+from kernel_provider.builder.build import OFFLINE
+from kernel_provider.builder.context import read_context
+from kernel_provider.builder.images import Images
+from kernel_provider.builder.wheels import cache_folder, collect
+from kernel_provider.engines.docker import find_socket
 
 pytestmark = pytest.mark.container
 
@@ -279,3 +290,31 @@ def test_nothing_changed_means_nothing_is_built(image: str) -> None:
     assert result.image == image
     assert result.seconds < 3
     assert events == []
+
+
+@pytest.mark.soak
+def test_plain_docker_build_makes_the_same_from_wheels(
+    engine: docker.DockerClient, image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the page's command, without a network; all but the base is one layer."""
+    monkeypatch.setenv("DOCKER_BUILDKIT", "0")
+    context = read_context(BuildRequest())
+    folder = Path(shutil.copytree(context.folder, tmp_path / "image"))
+    for layer in context.layers:
+        for wheel in collect(layer, context.installer, image, cache_folder(os.environ), print):
+            shutil.copy(wheel, folder / "wheels")
+    tag = f"executor-ml-test-{secrets.token_hex(4)}:latest"
+    with closing(Images(find_socket(os.environ))) as images:
+        debian = base.resolve(BuildRequest(), images, print)
+        options = f"--build-arg BASE_IMAGE={debian} --build-arg 'PIP_OPTIONS={OFFLINE}'"
+        try:
+            done = typed(f"docker build --network none {options} -t {tag} .", folder, within=900)
+            assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+            made, usual = (engine.images.get(name).attrs for name in (tag, image))
+            assert abs(made["Size"] - usual["Size"]) < 5_000_000
+            assert len(made["RootFS"]["Layers"]) == 2
+            assert run(engine, tag, IMPORTS).code == 0
+        finally:
+            for found in engine.images.list(tag):
+                engine.images.remove(str(found.id), force=True)
+            images.remove_unnamed(stages=True)

@@ -93,6 +93,21 @@ def test_magics(shared_kernel: Pair) -> None:
     )
 
 
+@pytest.mark.parametrize("line", ["!pip install six", "%pip install six"])
+def test_a_cell_that_would_install_says_what_there_is_instead(
+    shared_kernel: Pair, line: str
+) -> None:
+    """Behind what the shell or Python says of pip; other cells say nothing of it."""
+    _, client = shared_kernel
+    outcome = run(client, f"x = 1\n{line}")
+    assert outcome.status == "ok"
+    assert "pip: not found" in outcome.stdout or "No module named pip" in outcome.stdout
+    hint = outcome.stderr.strip()
+    assert hint.startswith("Hint: the sandbox has no network and no pip. To add packages, on the")
+    assert hint.endswith("executor-ml install --variant ./NAME.in, and take that kernel.")
+    assert run(client, "!echo pip").stderr == ""
+
+
 def test_history_is_kept_in_memory(shared_kernel: Pair) -> None:
     """history_request gives the session's cells; no file is written."""
     _, client = shared_kernel

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import docker
 import pytest
 from image_files import files_of, rule_breakers
-from kernels import kernel, run
+from kernels import kernel, manager, run
 from pages import read, rows, typed
 from sandboxes import value
 
@@ -17,10 +18,18 @@ from kernel_provider import cli, names, variants
 from kernel_provider.builder import BuildRequest
 from kernel_provider.builder.context import read_context
 from kernel_provider.ceilings import Ceilings
+from kernel_provider.commands.install import gpus_of
+from kernel_provider.errors import GpuError
 from kernel_provider.policy import parse_policy
 from kernel_provider.values import show
 
 pytestmark = [pytest.mark.container, pytest.mark.usefixtures("image")]
+
+SHIPPED = variants.shipped()
+CUDA = "cuda"
+TORCHS_CUDA = "13.0"
+ARCHITECTURES = "sm_75 sm_80 sm_86 sm_90 sm_100 sm_120"
+"""What docs/images.md says of drivers and GPUs is for these."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -139,9 +148,63 @@ def test_what_no_index_has_is_named(
     assert "finding versions for other.in: there is no wheel of tinyold for CPython 3.11" in told
 
 
+# --- for GPUs -------------------------------------------------------------------------------
+
+
+def test_what_needs_cuda_is_for_a_file_that_says_so(
+    tmp_path: Path, engine: docker.DockerClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Refused with the line that a person would have to write; with it, built and imported."""
+    wheel(tmp_path / "wheels", "tinygpu", "nvidia-tiny-cu13")
+    wheel(tmp_path / "wheels", "nvidia_tiny_cu13")
+    own = tmp_path / "tinygpu.in"
+    own.write_text("tinygpu\n")
+    tag = f"executor-ml-test-{secrets.token_hex(4)}:latest"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
+        assert cli.main(["build", "--variant", str(own), "--tag", tag]) == 65
+        told = capsys.readouterr().err
+        assert "brings in CUDA packages that this image has no use for: nvidia-tiny-cu13" in told
+        assert "put the line # gpu: cuda into your file" in told
+        own.write_text("# gpu: cuda\ntinygpu\n")
+        assert cli.main(["build", "--variant", str(own), "--tag", tag]) == 0
+    try:
+        assert layers(engine, tag)[:-1] == layers(engine, f"{names.COMMON_IMAGE}:current")
+        with kernel({"image": tag}) as (_, client):
+            found = "[__import__(n).NAME for n in ('tinygpu', 'nvidia_tiny_cu13')]"
+            assert value(client, found) == ["tinygpu", "nvidia_tiny_cu13"]
+    finally:
+        engine.images.remove(tag)
+
+
+def test_the_kernelspec_for_gpus_does_not_start_without_one(
+    image: str, engine: docker.DockerClient
+) -> None:
+    """In place of its image, which only the soak builds, stands the usual one."""
+    if "nvidia" in engine.info()["Runtimes"]:
+        pytest.skip("this engine may have GPUs to give")
+    folder = variants.folder_of(CUDA)
+    assert folder
+    with pytest.raises(GpuError, match="the engine did not start a sandbox with GPUs: "):
+        manager({**variants.config_of(folder), "image": image}).start_kernel()
+
+
+@pytest.mark.soak
+def test_its_torch_has_cuda_and_computes_without_a_gpu() -> None:
+    """On the processor, at once: a look for GPUs that are not there does not hang."""
+    assert cli.main(["build", "--variant", CUDA]) == 0
+    with kernel({"image": variants.image_of(CUDA), "memory": "1g"}) as (_, client):
+        assert value(client, "import torch; torch.version.cuda") == TORCHS_CUDA
+        begun = time.monotonic()
+        assert value(client, "torch.cuda.is_available(), torch.cuda.device_count()") == (False, 0)
+        assert time.monotonic() - begun < 5
+        assert value(client, "(torch.ones(3) * 2).tolist()") == [2.0, 2.0, 2.0]
+        assert value(client, "torch._C._cuda_getArchFlags()") == ARCHITECTURES
+        assert "NVIDIA driver" in run(client, "torch.ones(1, device='cuda')").error["evalue"]
+
+
 # --- those that come along ------------------------------------------------------------------
 
-SHIPPED = variants.shipped()
 STACK = Path("image/stacks/current")
 HEAD = ("variant", "size", "on", "least memory", "limits")
 TABLE = {row[0]: dict(zip(HEAD, row, strict=True)) for row in rows(read("docs/images.md"), *HEAD)}
@@ -155,13 +218,22 @@ def variant(request: pytest.FixtureRequest) -> str:
     return name
 
 
+def without_gpus(variant: str, engine: docker.DockerClient) -> list[str]:
+    """What installs a kernelspec that starts here, where it asks for what is not there."""
+    folder = variants.folder_of(variant)
+    assert folder
+    asks = "gpus" in variants.config_of(folder) and "nvidia" not in engine.info()["Runtimes"]
+    return ["--gpus", "none"] if asks else []
+
+
 @pytest.mark.soak
 def test_its_notebook_runs_in_its_kernel_within_its_limits(
-    variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: docker.DockerClient
 ) -> None:
     """By the commands of the page: install it, run the notebook."""
     monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "data"))
-    assert cli.main(["install", "--user", "--variant", variant]) == 0
+    install = ["install", "--user", "--variant", variant]
+    assert cli.main([*install, *without_gpus(variant, engine)]) == 0
     notebook = STACK.absolute() / f"{variant}.ipynb"
     words = f"executor-ml run {notebook} --kernel executor-ml-{variant} -o out.ipynb --json"
     done = typed(words, tmp_path)
@@ -196,5 +268,6 @@ def test_the_page_has_the_limits_that_kernelspecs_give() -> None:
         folder = variants.folder_of(name)
         assert folder
         policy = parse_policy(variants.config_of(folder), ceilings=Ceilings(), source="test")
-        assert row["limits"] == f"{show('memory', policy.memory)}, {policy.cpus:g} CPU"
+        told = f"{show('memory', policy.memory)}, {policy.cpus:g} CPU"
+        assert row["limits"] == (f"{told}, {gpus_of(policy.gpus)}" if policy.gpus else told)
         assert row["on"] == read_context(BuildRequest(variant=name)).layers[-2].name

@@ -114,6 +114,9 @@ def test_a_persons_own_file_is_a_variant_wherever_it_is(folder: Path, tmp_path: 
         ("./geo.txt", "shapely", "called NAME.in, with letters"),
         ("geo.in", "-r gpu.in", "geo.in can stand on one of common, ml, nlp: -r NAME.in"),
         ("geo.in", "-r ml.in\n-r nlp.in", "can stand on one of"),
+        ("geo.in", "# gpu: rocm\nshapely", "asks for rocm: the line is # gpu: cuda"),
+        ("geo.in", "# gpu: cuda\n-r ml.in", "ml has the PyTorch for processors: put it on common"),
+        ("geo.in", "-r nlp.in\n# gpu: cuda", "put it on common"),
     ],
 )
 def test_a_file_that_is_no_variant_says_why(
@@ -124,6 +127,25 @@ def test_a_file_that_is_no_variant_says_why(
         (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=reason):
         read_context(BuildRequest(context=folder, variant=f"{tmp_path}/{name}"))
+
+
+def test_a_file_says_that_it_is_for_gpus(folder: Path, tmp_path: Path) -> None:
+    """By a line of its own, or by what it stands on; a remark on GPUs is a remark."""
+    (folder / "stacks/current/cuda.in").write_text("# gpu: cuda\n-r common.in\ntorch\n")
+    own = tmp_path / "geo.in"
+    for text, gpu in {
+        "shapely\n": False,
+        "# gpu: none needed here\nshapely\n": False,
+        "shapely  # gpu: cuda\n": False,
+        "# gpu: cuda\nshapely\n": True,
+        "# mine\n#gpu:cuda \n-r common.in\nshapely\n": True,
+        "-r cuda.in\nshapely\n": True,
+    }.items():
+        own.write_text(text)
+        *below, top = read_context(BuildRequest(context=folder, variant=str(own))).layers
+        assert top.gpu is gpu, text
+        assert [layer.gpu for layer in below] == [layer.name == "cuda" for layer in below]
+        assert top.named() == ("shapely",)
 
 
 def test_a_pin_without_a_hash_counts_too(folder: Path) -> None:

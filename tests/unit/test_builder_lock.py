@@ -5,8 +5,8 @@ import pytest
 
 from kernel_provider.builder import BuildRequest
 from kernel_provider.builder.context import find_folder, read_context
-from kernel_provider.builder.layers import COMMON, Layer
-from kernel_provider.builder.lock import read_lock, refuse_cuda, required
+from kernel_provider.builder.layers import COMMON, GPU_LINE, Layer
+from kernel_provider.builder.lock import is_of_cuda, read_lock, refuse_cuda, required
 from kernel_provider.builder.locking import is_fresh
 from kernel_provider.errors import BuildError, CudaTorchError, from_wire
 
@@ -43,6 +43,7 @@ def test_a_cuda_torch_is_refused_and_the_cpu_index_is_named() -> None:
     assert "torch-2.0.1-cp311-linux_x86_64.whl" in text
     assert "nvidia-cublas-cu11, nvidia-cuda-nvrtc-cu11, nvidia-nccl-cu11, ..." in text
     assert "https://download.pytorch.org/whl/cpu" in text
+    assert f"put the line {GPU_LINE} into your file of requirements" in text
 
 
 def test_a_refusal_survives_the_wire() -> None:
@@ -57,6 +58,16 @@ def test_a_cpu_torch_passes() -> None:
     """An extra that nobody asked for is no requirement."""
     assert required(CPU_METADATA) == ["filelock", "typing-extensions"]
     refuse_cuda("torch", required(CPU_METADATA))
+
+
+@pytest.mark.parametrize("layer", ["ml", "cuda"])
+def test_only_a_layer_for_gpus_has_a_torch_with_cuda(layer: str) -> None:
+    """Of those that we ship: a lock that was written for the wrong one is found here."""
+    (*_, top) = read_context(BuildRequest(variant=layer)).layers
+    pins = top.pins()
+    assert top.gpu is (layer == "cuda")
+    assert pins["torch"].endswith("+cpu") is not top.gpu
+    assert any(is_of_cuda(name) for name in pins) is top.gpu
 
 
 @pytest.mark.parametrize("name", ["nvidia-nccl-cu12", "triton", "cuda-bindings", "NVIDIA_x"])

@@ -1,6 +1,7 @@
 """Locks of layers: what is written, and when it must be written again."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,40 @@ def test_a_folder_that_cannot_be_written_is_told(
     layer.lock.mkdir()
     with pytest.raises(BuildError, match="put the requirements into a folder that you can write"):
         write_lock(layer, [], "executor-ml-geo", lambda _: None)
+
+
+def test_what_a_file_for_processors_names_of_cuda_is_not_lost(
+    layer: Layer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays in the lock, which is refused with the way out; left out, nobody would know."""
+    layer.requirements.write_text("triton\n")
+    answer(monkeypatch, entry("triton", "3"), entry("nvidia-nccl-cu12", "2"))
+    assert write_lock(layer, [], "executor-ml-geo", lambda _: None) == 1
+    assert layer.pins() == {"triton": "3"}
+
+
+def test_a_layer_for_gpus_has_all_of_cuda_with_hashes(
+    layer: Layer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch as pip chose it; what no image has a use for is left out all the same."""
+    chosen = {"torch": "2.14.1", "nvidia-nccl-cu13": "2", "cuda-bindings": "13", "triton": "3"}
+    entries = [entry(name, version) for name, version in chosen.items()]
+    answer(monkeypatch, *entries, entry("setuptools", "80"))
+    layer = replace(layer, gpu=True)
+    assert write_lock(layer, [], "executor-ml-geo", lambda _: None) == 4
+    assert layer.unhashed is None
+    assert layer.pins() == chosen
+
+
+def test_a_layer_for_gpus_takes_no_torch_for_processors(
+    layer: Layer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which pip prefers where its configuration names PyTorch's index of them."""
+    answer(monkeypatch, entry("torch", "2.14.1+cpu"))
+    with pytest.raises(BuildError, match=r"geo\.in: pip chose a torch for processors") as caught:
+        write_lock(replace(layer, gpu=True), [], "executor-ml-geo", lambda _: None)
+    assert "take PyTorch's index of CPU builds out" in str(caught.value)
+    assert not layer.lock.exists()
 
 
 def test_a_torch_with_cuda_is_pinned_as_its_other_build_without_a_hash(

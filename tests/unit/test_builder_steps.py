@@ -79,6 +79,23 @@ def test_what_is_laid_out_otherwise_is_left_alone(data: bytes) -> None:
     assert load("strip_symbols").stripped(data) is None
 
 
+def test_libraries_below_and_nvidias_are_left_alone(tmp_path: Path) -> None:
+    """What is stripped is of this layer, and runs on processors."""
+    times = {
+        "torch/lib/libnew.so.1": 300,
+        "torch/lib/libold.so.1": 100,
+        "nvidia/cu13/lib/libcublas.so.13": 300,
+        "triton/backends/nvidia/lib/libx.so": 300,
+    }
+    for name, time in times.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, ns=(time, time))
+    found = load("strip_symbols").libraries(tmp_path, 200)
+    assert [path.name for path in found] == ["libnew.so.1"]
+
+
 def test_removals_take_what_matches_and_say_what_it_weighed(tmp_path: Path) -> None:
     """Tests and headers go, in the environment's other folders too; code stays."""
     trim = load("trim")

@@ -1,5 +1,7 @@
+import hashlib
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,43 @@ def test_a_lock_with_cuda_packages_is_refused_before_any_download(
     with pytest.raises(CudaTorchError, match="the lock"):
         collect(layer, installer, "executor-ml-a", tmp_path / "cache", lambda _: None)
     assert not (tmp_path / "cache").exists()
+
+
+def wheel(folder: Path, name: str, *requires: str) -> str:
+    """A wheel of nothing but what it requires, and its pin with a hash."""
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}-1.0-py3-none-any.whl"
+    needs = "".join(f"Requires-Dist: {other}\n" for other in requires)
+    texts = {
+        "METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{needs}",
+        "WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "RECORD": "",
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        for part, text in texts.items():
+            archive.writestr(f"{name}-1.0.dist-info/{part}", text)
+    return f"{name}==1.0 --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+
+
+def test_a_wheel_that_needs_cuda_is_refused_but_in_a_layer_for_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what it says itself, where the lock does not tell; nothing refused is kept."""
+    there = tmp_path / "there"
+    pins = [wheel(there, "tinygpu", "nvidia-tiny-cu13"), wheel(there, "nvidia_tiny_cu13")]
+    installer = tmp_path / "pip.lock"
+    installer.write_text(wheel(there, "tinypip"))
+    monkeypatch.setenv("PIP_FIND_LINKS", str(there))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    layer = make_layer(tmp_path / "one", pins[0])
+    cache = tmp_path / "cache"
+    with pytest.raises(CudaTorchError, match=r"tinygpu-1\.0-py3-none-any\.whl brings in CUDA"):
+        collect(layer, installer, "executor-ml-a", cache, lambda _: None)
+    assert not list((cache / "wheels").iterdir())
+    layer = replace(make_layer(tmp_path / "two", "".join(pins)), gpu=True)
+    found = collect(layer, installer, "executor-ml-a", cache, lambda _: None)
+    names = ["nvidia_tiny_cu13", "tinygpu", "tinypip"]
+    assert [path.name.partition("-")[0] for path in found] == names
 
 
 def test_a_wheel_that_is_not_to_be_had_is_named_with_the_platform() -> None:

@@ -146,7 +146,7 @@ BAD: list[tuple[Facts, str, Status, str, str]] = [
         "kernelspec executor-ml",
         Status.FAIL,
         "no driver of NVIDIA's on this machine and no container toolkit of NVIDIA's",
-        "install NVIDIA's container toolkit",
+        "install NVIDIA's driver and container toolkit",
     ),
     (
         replace(with_spec(config={"gpus": 1}), gpus=GpuFacts(driver=True, cdi=True)),
@@ -163,7 +163,7 @@ BAD: list[tuple[Facts, str, Status, str, str]] = [
         "kernelspec executor-ml",
         Status.FAIL,
         "no specification of them in /etc/cdi (nvidia-ctk cdi generate)",
-        "install NVIDIA's container toolkit",
+        "install NVIDIA's driver and container toolkit",
     ),
     (
         replace(GOOD, kernelspecs=()),

@@ -15,7 +15,7 @@ from kernel_provider import cli
 from kernel_provider.commands.install import KernelspecError, Request, display_name_of, install
 from kernel_provider.models.store import Registry
 from kernel_provider.policy import KernelPolicy
-from kernel_provider.values import MIB
+from kernel_provider.values import MIB, Gpus
 
 PLACE = "share/jupyter/kernels"
 
@@ -139,6 +139,16 @@ def test_loopback_brings_jupyterlabs_debugger(tmp_path: Path) -> None:
     shut, opened = (written(tmp_path, name) for name in ("shut", "open"))
     assert [spec["metadata"]["debugger"] for spec in (shut, opened)] == [False, True]
     assert opened["display_name"] == "Python (ML sandbox, 512 MB, 0.5 CPU, offline, loopback)"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "told"),
+    [(1, "1 GPU"), (2, "2 GPUs"), ("all", "all GPUs"), (("0", "GPU-8f5c"), "2 GPUs")],
+)
+def test_gpus_are_told_in_the_name(gpus: Gpus, told: str) -> None:
+    """As another limit; what has none says nothing of them."""
+    expected = f"Python (ML sandbox, 512 MB, 0.5 CPU, offline, {told})"
+    assert display_name_of(KernelPolicy(gpus=gpus)) == expected
 
 
 def test_models_are_told_in_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -225,6 +225,40 @@ def test_hints_end_the_traceback_and_nothing_else() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "cell",
+    [
+        *(
+            "!pip install x",
+            "%pip install -q x",
+            "x = 1\n  !pip3 install x",
+            "!python -m pip install x",
+        ),
+        *("!{sys.executable} -m pip install x", "!uv pip install x", "%conda install x"),
+    ],
+)
+def test_a_cell_that_would_install_hears_what_there_is_instead(
+    cell: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once, behind whatever it said itself; with commands that the host understands."""
+    sandbox_hints.tell_of_packages(SimpleNamespace(info=SimpleNamespace(raw_cell=cell)))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("Hint: the sandbox has no network and no pip.")
+    assert "executor-ml build --variant ./NAME.in" in line
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["print('pip install x')", "# !pip install x", "!ls", "!pip list", "%pip list", "", None],
+)
+def test_other_cells_hear_nothing_of_installing(
+    cell: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor a cell that only speaks of it."""
+    sandbox_hints.tell_of_packages(SimpleNamespace(info=SimpleNamespace(raw_cell=cell)))
+    assert capsys.readouterr().err == ""
+
+
 def test_the_module_takes_its_places_from_the_sandbox() -> None:
     """The settings that it names are settings."""
     from kernel_provider.policy import KernelPolicy  # noqa: PLC0415
