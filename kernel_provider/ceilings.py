@@ -41,6 +41,9 @@ LIMITS: Final[Mapping[str, Callable[[object], Limit]]] = {
     "output_rate": parse_size,
     "message_size": parse_size,
     "message_rate": parse_count,
+    "message_parts": parse_count,
+    "command_size": parse_size,
+    "handshake_timeout": parse_number,
     "loopback": parse_loopback,
     "gpus": parse_gpus,
 }
@@ -60,11 +63,17 @@ LEAST: Final[Mapping[str, float]] = {
     "output_rate": 1024,
     "message_size": MIB,
     "message_rate": 20,
+    "message_parts": 16,
+    "command_size": 300,
+    "handshake_timeout": 1,
     "pool": 0,
     "park_ttl": 1,
     "startup_timeout": 1,
 }
-"""Below these no kernel can start: ipykernel alone has 15 threads and 60 MB."""
+"""Below these no kernel can start: ipykernel alone has 15 threads and 60 MB.
+
+A message of Jupyter's has seven parts without a buffer, and a READY nearly 300 bytes.
+"""
 
 IMAGES: Final = "allowed_images"
 MOUNT_SOURCES: Final = "mount_sources"

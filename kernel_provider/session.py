@@ -119,6 +119,7 @@ class Session:
             "kernel": self.name,
             "subscribers": self._subscribers,
             "output": policy.output,
+            "times": policy.times,
         }
         brought: list[HasFileno] = [*self.outer.listeners, *([workspace] if workspace else [])]
         self.recipe = recipe

@@ -37,6 +37,7 @@ SIZES: Final = (
     "output_limit",
     "output_rate",
     "message_size",
+    "command_size",
 )
 """The settings that are bytes; of ``output_rate``, a second."""
 

@@ -34,8 +34,9 @@ class Facts:
     ``status`` is the kernel's exit code, or minus the signal that ended it, or None
     where the guardian could not say: then ``engine_status`` is PID 1's. ``before`` is
     what had been counted when the last request was answered, ``memory`` (bytes) and
-    ``pids`` are the limits, ``kernel`` the kernelspec that has them. ``engine_gone``
-    where the engine that started the sandbox is not there any more.
+    ``pids`` are the limits, ``kernel`` the kernelspec that has them. ``violation`` is what
+    it broke of the protocol, and ``setting`` names the limit that this was, if one was.
+    ``engine_gone`` where the engine that started the sandbox is not there any more.
     """
 
     status: int | None
@@ -46,6 +47,7 @@ class Facts:
     pids: int = 0
     before: Usage = NO_USAGE
     violation: str = ""
+    setting: str = ""
     engine_gone: bool = False
     kernel: str = ""
 
@@ -108,7 +110,7 @@ def decide(facts: Facts) -> Cause:
 
 def _cause(facts: Facts) -> Cause:
     if facts.violation:
-        return _broke_the_protocol(facts.violation)
+        return _broke_the_protocol(facts)
     status, how = _status(facts)
     killed_for_memory = facts.usage.oom_kills > facts.before.oom_kills or facts.oom_flag
     if status == -signal.SIGKILL and killed_for_memory:
@@ -128,14 +130,14 @@ def _status(facts: Facts) -> tuple[int, str]:
     return -signal.SIGKILL, "most likely: neither it nor the engine said how it ended"
 
 
-def _broke_the_protocol(violation: str) -> Cause:
+def _broke_the_protocol(facts: Facts) -> Cause:
+    remedy = "Restart the kernel; code in it spoke to the sockets itself"
+    if facts.setting:
+        remedy += f', or showed too much at once: then raise "{facts.setting}" in {facts.where}'
     return Cause(
         name="ProtocolViolation",
-        reason=f"the kernel broke the message protocol ({violation}) and was stopped.",
-        remedy=(
-            "Restart the kernel; code in it spoke to the sockets itself, "
-            "or showed too much at once."
-        ),
+        reason=f"the kernel broke the message protocol ({facts.violation}) and was stopped.",
+        remedy=f"{remedy}.",
         exit_code=128 + signal.SIGKILL,
     )
 

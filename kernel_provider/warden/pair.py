@@ -34,13 +34,6 @@ RETRY: Final = (0.01, 0.5)
 """Seconds until a full backlog is tried again: at first, and after doubling."""
 CONNECT: Final = 10.0
 """Seconds that a backlog may stay full before its client is let go of."""
-HANDSHAKE: Final = 10.0
-"""Seconds that the kernel has to finish its half, from a client's first byte.
-
-libzmq greets from a thread of its own, whatever the kernel computes, so a slow answer
-is the sandbox's, paused or short of memory. Then it costs a client's libzmq, which
-would wait 30 s, one more try, in which nothing is lost; the kernel lives.
-"""
 ORPHANED: Final = 8.0
 """Seconds that a client stays connected after the kernel hung up on it.
 
@@ -130,7 +123,7 @@ class Pair:
     def _limits(self) -> FrameLimits:
         """What the kernel may say here: Jupyter's messages, or a heart's beat."""
         if self.channel == HEARTBEAT:
-            return replace(self.relay.limits, message=BEAT)
+            return replace(self.relay.limits, message=BEAT, of_message="")
         return replace(self.relay.limits, least_parts=FRAMES)
 
     def _connect_later(self) -> None:
@@ -197,7 +190,7 @@ class Pair:
         try:
             alive = down.run(room)
         except Violation as offence:
-            self.relay.on_offence(self, str(offence))
+            self.relay.on_offence(self, offence)
             return False
         except SinkGoneError:
             self.close()
@@ -228,10 +221,16 @@ class Pair:
             self.close()
         elif self.up.moved and not self._greeted:
             self._greeted = True
-            self._within(HANDSHAKE, self._expect_ready)
+            self._within(self.relay.limits.handshake, self._expect_ready)
         return alive
 
     def _expect_ready(self) -> None:
+        """Hang up where the kernel has not finished its half.
+
+        libzmq greets from a thread of its own, whatever the kernel computes, so a slow
+        answer is the sandbox's, paused or short of memory. Then it costs a client's libzmq,
+        which would wait 30 s, one more try, in which nothing is lost; the kernel lives.
+        """
         if not self.down.follower.ready:
             self.close()
 

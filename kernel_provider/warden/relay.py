@@ -20,6 +20,7 @@ from kernel_provider.warden.output import Output
 from kernel_provider.warden.pair import Pair, Request
 from kernel_provider.warden.pump import CHUNK
 from kernel_provider.warden.rendezvous import BACKLOG, CHANNELS
+from kernel_provider.warden.zmtp import Violation
 
 HOLD: Final = 1.0
 """Seconds that requests wait, at the most, for subscribers to come back after a restart.
@@ -39,7 +40,7 @@ class Relay:
     """All connections of one sandbox.
 
     ``connect(channel)`` reaches the sandbox; ``output`` bounds what comes from there;
-    ``on_violation(channel, what)`` is called once, when the kernel broke the rules and
+    ``on_violation(channel, offence)`` is called once, when the kernel broke the rules and
     is heard no more; ``on_answer()`` whenever it is done with a request.
     """
 
@@ -47,7 +48,7 @@ class Relay:
         self,
         loop: Loop,
         connect: Callable[[int], socket.socket],
-        on_violation: Callable[[str, str], None],
+        on_violation: Callable[[str, Violation], None],
         output: Output,
         on_answer: Callable[[], None] = lambda: None,
     ) -> None:
@@ -167,10 +168,10 @@ class Relay:
         if self._waiting:
             self.loop.after(max(PAUSE, self.budget.wait()), self._resume)
 
-    def on_offence(self, pair: Pair, what: str) -> None:
+    def on_offence(self, pair: Pair, offence: Violation) -> None:
         """The kernel broke the rules: nothing more of it reaches anybody."""
         self.silence()
-        self.on_violation(CHANNELS[pair.channel], what)
+        self.on_violation(CHANNELS[pair.channel], offence)
         pair.close()
 
     def silence(self) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from kernel_provider.warden.death import of_output
 from kernel_provider.warden.message import signed
 from kernel_provider.warden.output import Output, OutputLimits
-from kernel_provider.warden.zmtp import FrameLimits
+from kernel_provider.warden.zmtp import FrameLimits, Violation
 
 if TYPE_CHECKING:
     from kernel_provider.warden.pair import Request
@@ -28,7 +28,12 @@ class Restraint:
             request=claim.output["limit"],
             rate=claim.output["rate"],
             messages=claim.output["messages"],
-            frames=FrameLimits(message=claim.output["message"]),
+            frames=FrameLimits(
+                message=claim.output["message"],
+                parts=claim.output["parts"],
+                command=claim.output["command"],
+                handshake=claim.times["handshake"],
+            ),
         )
         self.output = Output(limits, interrupt=self._interrupt, stop=self._stop, sign=self._sign)
 
@@ -53,11 +58,11 @@ class Restraint:
             self._kill(relay)
             self._warden.ending.die(of_output(self.output.limits.request, why))
 
-    def on_violation(self, channel: str, what: str) -> None:
+    def on_violation(self, channel: str, offence: Violation) -> None:
         """Stop a kernel that broke the rules; what it broke is told."""
         assert self._warden.relay is not None
         self._kill(self._warden.relay)
-        self._warden.on_end(None, violation=f"{channel}: {what}")
+        self._warden.on_end(None, violation=f"{channel}: {offence}", setting=offence.setting)
 
     def _kill(self, relay: Relay) -> None:
         """Hear no more of it, and see to it that it does nothing while it is mourned."""
