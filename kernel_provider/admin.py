@@ -47,6 +47,7 @@ class AdminPolicy(Configurable):
     max_message_parts = _trait("parts of one message")
     max_command_size = _trait("bytes of a command between two sockets")
     max_handshake_timeout = _trait("seconds for its half of a handshake")
+    max_cell_timeout = _trait("seconds that a cell may run")
     max_loopback = _trait("whether it may have loopback")
     max_gpus = _trait("GPUs of a kernel")
     allowed_images = _trait("list of the images that kernels may have")

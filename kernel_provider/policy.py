@@ -46,7 +46,8 @@ MOUNT_ROOTS: Final = ("/models", "/data")
 class KernelPolicy:
     """The limits and contents of one kernel; sizes are bytes, times are seconds.
 
-    ``models`` are folders of the registry, by the models' names with their revisions.
+    ``models`` are folders of the registry, by the models' names with their revisions, and
+    a ``cell_timeout`` of None is no limit.
     """
 
     image: str = names.IMAGE
@@ -64,6 +65,7 @@ class KernelPolicy:
     message_parts: int = 1024
     command_size: int = 512
     handshake_timeout: float = 10.0
+    cell_timeout: float | None = None
     mounts: Mapping[str, str] = field(default_factory=dict)
     models: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
@@ -91,8 +93,11 @@ class KernelPolicy:
 
     @property
     def times(self) -> dict[str, float]:
-        """What a kernel has so many seconds for while it serves: its half of a ``handshake``."""
-        return {"handshake": self.handshake_timeout}
+        """What a kernel has so many seconds for: its half of a ``handshake``, each ``cell``.
+
+        0 for a cell is no limit.
+        """
+        return {"handshake": self.handshake_timeout, "cell": self.cell_timeout or 0.0}
 
 
 _PARSERS: Final[Mapping[str, Callable[[object], Any]]] = {

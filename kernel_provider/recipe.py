@@ -26,7 +26,7 @@ WARM: Final = ("torch", "transformers", "transformers.pipelines")
 _OF_CLAIMS: Final[dict[str, Any]] = {
     **dict.fromkeys(("pool", "park_ttl", "startup_timeout"), 0),
     **dict.fromkeys(("output_limit", "output_rate", "message_size", "message_rate"), 0),
-    **dict.fromkeys(("message_parts", "command_size", "handshake_timeout"), 0),
+    **dict.fromkeys(("message_parts", "command_size", "handshake_timeout", "cell_timeout"), 0),
 }
 """What makes no difference to a sandbox that is there: a claim brings what it may say."""
 

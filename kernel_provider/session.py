@@ -220,6 +220,14 @@ class Session:
         self._link.listen()
         return self._link.death
 
+    @property
+    def late(self) -> int:
+        """How many cells of the latest sandbox were interrupted since they ran too long."""
+        if self._link is None:
+            return 0
+        self._link.listen()
+        return self._link.late
+
     def troubles(self) -> list[str]:
         """What the engine refused since this was last asked."""
         if self._link is None:

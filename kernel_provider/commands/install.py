@@ -27,6 +27,7 @@ NUMBERS: Final = (
     "message_rate",
     "message_parts",
     "handshake_timeout",
+    "cell_timeout",
     "pool",
     "park_ttl",
     "startup_timeout",
@@ -112,6 +113,7 @@ def _add_resources(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pids", metavar="N", help="processes and threads")
     parser.add_argument("--tmp-size", metavar="SIZE", help="size of /tmp, part of the memory")
     parser.add_argument("--shm-size", metavar="SIZE", help="size of /dev/shm, part of the memory")
+    parser.add_argument("--cell-timeout", metavar="S", help="seconds that a cell may run, or none")
 
 
 def _add_contents(parser: argparse.ArgumentParser) -> None:
@@ -310,7 +312,9 @@ def kernel_json(request: Request, policy: KernelPolicy, display_name: str) -> di
     """
     config = request.config
     numbers = {key: getattr(policy, key) for key in NUMBERS if key in config}
-    plain = {key: int(n) if n == int(n) else n for key, n in numbers.items()}
+    plain: dict[str, Any] = {
+        key: int(n) if n == int(n) else n for key, n in numbers.items() if n is not None
+    }
     plain |= {key: getattr(policy, key) for key in WORDS if key in config}
     return {
         "argv": [launcher(), "launch", "--kernel", request.name, "{connection_file}"],

@@ -54,7 +54,7 @@ class Facts:
     @property
     def where(self) -> str:
         """What has the settings, as it is told to people."""
-        return f"kernelspec {self.kernel}" if self.kernel else "the kernelspec"
+        return where(self.kernel)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +101,11 @@ ENGINE_GONE: Final = Cause(
     ),
     exit_code=69,
 )
+
+
+def where(kernel: str) -> str:
+    """What has the settings of that kernel, as it is told to people."""
+    return f"kernelspec {kernel}" if kernel else "the kernelspec"
 
 
 def decide(facts: Facts) -> Cause:
@@ -212,6 +217,21 @@ def of_output(limit: int, why: str) -> Cause:
         name="OutputLimitExceeded",
         reason=f"the kernel said more than its {limit / MIB:g} MB of output and {why}.",
         remedy='Variables are lost; write less, or raise "output_limit" in the kernelspec.',
+        exit_code=128 + signal.SIGKILL,
+    )
+
+
+def of_time(limit: float, kernel: str) -> Cause:
+    """The end of a kernel that went on with a cell beyond its ``limit`` (seconds)."""
+    return Cause(
+        name="CellTimeout",
+        reason=(
+            f"the cell ran longer than {limit:g} s and went on after an interrupt; "
+            "its kernel was stopped."
+        ),
+        remedy=(
+            f'Variables are lost. Make it quicker, or raise "cell_timeout" in {where(kernel)}.'
+        ),
         exit_code=128 + signal.SIGKILL,
     )
 

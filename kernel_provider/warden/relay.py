@@ -11,7 +11,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from kernel_provider.warden.acceptor import Acceptor
 from kernel_provider.warden.budget import Budget
@@ -21,6 +21,9 @@ from kernel_provider.warden.pair import Pair, Request
 from kernel_provider.warden.pump import CHUNK
 from kernel_provider.warden.rendezvous import BACKLOG, CHANNELS
 from kernel_provider.warden.zmtp import Violation
+
+if TYPE_CHECKING:
+    from kernel_provider.warden.overtime import Overtime
 
 HOLD: Final = 1.0
 """Seconds that requests wait, at the most, for subscribers to come back after a restart.
@@ -41,7 +44,8 @@ class Relay:
 
     ``connect(channel)`` reaches the sandbox; ``output`` bounds what comes from there;
     ``on_violation(channel, offence)`` is called once, when the kernel broke the rules and
-    is heard no more; ``on_answer()`` whenever it is done with a request.
+    is heard no more; ``on_answer()`` whenever it is done with a request. ``overtime`` has an
+    eye on how long cells run, where there is a limit; it is set before the relay opens.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class Relay:
         self.on_violation = on_violation
         self.limits = output.limits.frames
         self.output = output
+        self.overtime: Overtime | None = None
         self.buffer = bytearray(CHUNK)
         self.budget = Budget()
         self.pairs: set[Pair] = set()
@@ -121,6 +126,12 @@ class Relay:
         if running is not None and running.kind == "execute_request":
             self.output.begin(running)
 
+    def tell(self, words: bytes) -> None:
+        """Say a message of our own, on the wire, to everybody who watches."""
+        for pair in tuple(self.pairs):
+            if pair.subscribed:
+                pair.say(words)
+
     def on_subscribed(self) -> None:
         """One of those that were awaited is back."""
         if self.holding and self.subscribers() >= self._awaited:
@@ -132,15 +143,20 @@ class Relay:
             pair.release()
 
     def _welcome(self, channel: int, client: socket.socket) -> None:
-        if not self._are_welcome(client):
+        if self._are_welcome(client):
+            self.join(channel, client)
+        else:
             client.close()
-            return
+
+    def join(self, channel: int, client: socket.socket) -> Pair:
+        """Serve a client that has connected."""
         pair = Pair(self, channel, client)
         self.pairs.add(pair)
         if len(self.pairs) >= self.most:
             for acceptor in self._acceptors:
                 acceptor.shut()
         pair.connect()
+        return pair
 
     def drop(self, pair: Pair) -> None:
         """Forget a pair that closed; there is room for another one."""
@@ -181,7 +197,10 @@ class Relay:
             pair.orphan()
 
     def close_listeners(self) -> None:
-        """Leave new connections in the backlog, for the next warden."""
+        """Leave new connections in the backlog, for the next warden; time decides no more."""
+        if self.overtime is not None:
+            self.overtime.close()
+            self.overtime = None
         for acceptor in self._acceptors:
             acceptor.shut()
         self._acceptors = []

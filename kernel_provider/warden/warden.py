@@ -213,6 +213,7 @@ class Warden:
             restraint.output,
             self.on_answer,
         )
+        restraint.watch(relay)
         outer = [socket.socket(fileno=fd) for fd in self.claimant.descriptors]
         self.claimant.descriptors = []
         if all(listener.family == socket.AF_UNIX for listener in outer):

@@ -17,7 +17,7 @@ class Claim:
     ``output`` is what the kernel may say, in bytes: for each request (``limit``), a second
     on top of that (``rate``), in one ``message`` and one ``command``; and how many
     ``messages`` a second, of how many ``parts``. ``times`` is what it has so many seconds
-    for: its half of a ``handshake``.
+    for: its half of a ``handshake``, and each ``cell``, where 0 is no limit.
     """
 
     key: str

@@ -62,7 +62,7 @@ class Follower:
 
     ``on_frame(index, body)``, where given, is called at the end of each frame with its
     place in its message (-1 for a command) and its first ``CAPTURE`` bytes, or, where it
-    ``keeps_end``, its last ones;
+    ``keeps_end``, its last ones; ``on_piece(index, data)`` with all of its bytes before that;
     ``on_command(body)`` for commands alone, and may raise Violation; ``on_message(size)``
     at the end of each message while there is an ``on_frame``.
     ``messages`` counts finished messages; ``ready`` is true after the first command,
@@ -82,6 +82,7 @@ class Follower:
         self.on_frame = on_frame
         self.on_command = on_command
         self.on_message: Callable[[int], None] | None = None
+        self.on_piece: Callable[[int, memoryview], None] | None = None
         self.keeps_end = False
         self.messages = 0
         self.ready = False
@@ -158,6 +159,8 @@ class Follower:
         self.keeps_end = self._keeps = True
 
     def _keep(self, data: memoryview) -> None:
+        if self.on_piece is not None:
+            self.on_piece(self.parts - 1, data)
         kept = self._kept
         if self.keeps_end:
             kept += data[-CAPTURE:]

@@ -12,7 +12,7 @@ from kernel_provider.warden.order import Order
 from kernel_provider.warden.wishes import Attach, Claim, Signal, Stop, Wish, parse_wish
 
 OUTPUT = {"limit": 1, "rate": 2, "message": 3, "messages": 4, "parts": 5, "command": 6}
-TIMES = {"handshake": 0.5}
+TIMES = {"handshake": 0.5, "cell": 0}
 CLAIM = {
     "op": "claim",
     "key": "k",
