@@ -7,7 +7,8 @@ to import what they need, and that is when people change their minds.
 import os
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 
 INTERRUPTED: Final = 130
@@ -39,3 +40,13 @@ def _run() -> int:
     finally:
         if sys.stdout is not None:
             sys.stdout.flush()  # here, where an error can still be handled
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Ctrl-C comes at the end of the body: modules may swallow it while they are imported."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -62,12 +62,20 @@ class Started:
         made.load_connection_file()
         made.start_channels(iopub=iopub)
         try:
-            made.kernel_info(reply=True, timeout=60)
+            self.answers(made)
             while iopub and not hears(made):
-                made.kernel_info(reply=True, timeout=60)
+                self.answers(made)
             yield made
         finally:
             made.stop_channels()
+
+    def answers(self, client: BlockingKernelClient) -> None:
+        """Ask it who it is; where it says nothing, what it complained of is the error."""
+        try:
+            client.kernel_info(reply=True, timeout=60)
+        except TimeoutError as error:
+            self.process.kill()
+            raise AssertionError(self.complaint()) from error
 
     def complaint(self, within: float = 60.0) -> str:
         """Wait for its end; all that it complained of."""

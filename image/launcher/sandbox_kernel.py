@@ -18,6 +18,7 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ import sandbox_models
 import sandbox_workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 CHANNEL_FD = 3
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
@@ -35,6 +36,9 @@ CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 
 PRELOAD_FAILED = 3
 """Exit code by which the host knows that a module of the policy cannot be imported."""
+
+LAST_WORDS = 10.0
+"""Seconds from a kernel's wish to end, or its client's, to its end, whatever goes on."""
 
 WORK = "/tmp/work"  # noqa: S108  the sandbox's own /tmp
 
@@ -158,6 +162,7 @@ def fit(app: Any) -> None:
 
     app.shell._tee = keep_no_copy  # noqa: SLF001
     answer_usage(app.kernel)
+    heed_shutdown(app.kernel)
     publish = app.kernel._publish_status  # noqa: SLF001
     sandbox_io.leave_with_output(app.iopub_thread, lambda: publish("busy", "shell"))
 
@@ -187,6 +192,28 @@ def answer_usage(kernel: Any) -> None:
         kernel.session.send(stream, "usage_reply", meter().content(), parent, ident)
 
     kernel.control_handlers["usage_request"] = usage_request
+
+
+def heed_shutdown(kernel: Any) -> None:
+    """Have a kernel that was asked to end do so, also while a cell goes on."""
+
+    def heeding(shut_down: Callable[..., Any]) -> Callable[..., Any]:
+        async def shutdown_request(stream: Any, ident: Any, parent: Any) -> None:
+            end_in_time()
+            await shut_down(stream, ident, parent)
+
+        return shutdown_request
+
+    for handlers in (kernel.control_handlers, kernel.shell_handlers):
+        handlers["shutdown_request"] = heeding(handlers["shutdown_request"])
+
+
+def end_in_time(leave: Callable[[int], Any] = os._exit) -> None:
+    """End after ``LAST_WORDS`` in any case, by the system's own ``_exit``: it waits for nothing."""
+    timer = threading.Timer(LAST_WORDS, leave, (0,))
+    timer.daemon = True
+    with contextlib.suppress(RuntimeError):  # no room for a thread: then without a limit
+        timer.start()
 
 
 def warm_up(modules: str) -> None:
@@ -252,8 +279,15 @@ def apply_claim(app: Any, claim: dict[str, Any], copy: int) -> None:
     app.shell.events.register("post_run_cell", limits.note)
 
 
-def end() -> None:
-    """Run what is registered for the end, and end: taking torch apart would take 1 s."""
+def end(app: Any) -> None:
+    """Run what is registered for the end, and end: taking torch apart would take 1 s.
+
+    First the control thread has its say, "idle" after a request to end: it speaks through
+    a thread that the first exit function ends, and would wait for that one for good.
+    """
+    end_in_time()
+    app.control_thread.stop()
+    app.control_thread.join(LAST_WORDS)
     atexit._run_exitfuncs()  # noqa: SLF001  as the interpreter does; os._exit skips it
     os._exit(0)
 
@@ -296,7 +330,7 @@ def main() -> None:
     channel.sendall(b"ready\n")
     channel.close()
     app.start()
-    end()
+    end(app)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from kernel_provider.commands.arguments import at_least_one, duration, number, size
+from kernel_provider.entry import held_back
 from kernel_provider.errors import SandboxError, suggest
 from kernel_provider.grading.errors import CourseError
 from kernel_provider.grading.model import SubmissionRecord, Verdict, to_json
@@ -114,11 +115,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Grade; raises SandboxError where it could not begin, or grades not be written."""
-    from kernel_provider.grading import conditions  # noqa: PLC0415  brings Jupyter: 1 s
-    from kernel_provider.grading.grade import GradeRequest, grade  # noqa: PLC0415
-    from kernel_provider.grading.journal import locked  # noqa: PLC0415
-    from kernel_provider.grading.marking import Rules  # noqa: PLC0415
-    from kernel_provider.grading.table import Table  # noqa: PLC0415
+    with held_back():
+        from kernel_provider.grading import conditions  # noqa: PLC0415  brings Jupyter: 1 s
+        from kernel_provider.grading.grade import GradeRequest, grade  # noqa: PLC0415
+        from kernel_provider.grading.journal import locked  # noqa: PLC0415
+        from kernel_provider.grading.marking import Rules  # noqa: PLC0415
+        from kernel_provider.grading.table import Table  # noqa: PLC0415
 
     source = _source(args)
     grades = args.output or _grades(args, source)
@@ -152,8 +154,9 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _source(args: argparse.Namespace) -> Any:
-    from kernel_provider.grading.course import NbgraderCourse  # noqa: PLC0415  brings Jupyter
-    from kernel_provider.grading.plain import PlainCourse  # noqa: PLC0415  as above
+    with held_back():
+        from kernel_provider.grading.course import NbgraderCourse  # noqa: PLC0415  brings Jupyter
+        from kernel_provider.grading.plain import PlainCourse  # noqa: PLC0415  as above
 
     words = args.what
     if args.plain:

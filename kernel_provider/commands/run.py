@@ -3,16 +3,15 @@
 import argparse
 import json
 import os
-import signal
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, TextIO
 
 from kernel_provider.commands.arguments import duration
+from kernel_provider.entry import held_back
 from kernel_provider.errors import SandboxError
 from kernel_provider.run.files import prepare
 from kernel_provider.run.model import CellReport, ExitCode, InputError, RunRequest, RunResult
@@ -184,16 +183,6 @@ def _run(args: argparse.Namespace, stream: TextIO) -> tuple[RunResult, Path | No
         return run_notebook(request, text, printer), request.output
     finally:
         printer.done()
-
-
-@contextmanager
-def held_back() -> Iterator[None]:
-    """Ctrl-C comes at the end of the body: modules may swallow it while they are imported."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def explain(result: RunResult, output: Path | None) -> tuple[str, str]:

@@ -3,15 +3,18 @@
 import csv
 import hashlib
 import json
+import os
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import classes
 import docker
 import graders
 import nbformat
@@ -227,6 +230,41 @@ def test_a_gradebook_that_was_not_written_is_by_the_next_run(tools: Path, tmp_pa
     wrong = typed("executor-ml grade . ps11", course, beside=tools)
     assert wrong.returncode == 66
     assert "did you mean 'ps1'" in wrong.stderr
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """A file system of its own that takes nothing, also of root."""
+    for words in (["--bind", str(folder), str(folder)], ["-o", "remount,bind,ro", str(folder)]):
+        subprocess.run(["/usr/bin/mount", *words], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["/usr/bin/umount", str(folder)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_a_course_that_cannot_be_written_is_graded_elsewhere(tools: Path, tmp_path: Path) -> None:
+    """Where to is said at once; the gradebook follows when it can be written."""
+    pair = [pupil for pupil in classes.pupils() if pupil.kind.behaves][:2]
+    course = classes.course(tmp_path / "course", pair)
+    released = typed(f"nbgrader generate_assignment {classes.ASSIGNMENT}", course, beside=tools)
+    assert released.returncode == 0, released.stderr
+    command = f"executor-ml grade . {classes.ASSIGNMENT}"
+    with read_only(course):
+        refused = typed(command, course, beside=tools)
+        assert refused.returncode == 74
+        assert "cannot be used: Read-only file system" in refused.stderr
+        assert "give another one with -o FOLDER" in refused.stderr
+        graded = typed(f"{command} -o {tmp_path}/grades", course, beside=tools)
+        assert graded.returncode == 74
+        assert "2 submissions: 1 passed, 1 failed" in graded.stdout
+        assert "could not be written" in graded.stderr
+        assert "with --resume: nothing is run again" in graded.stderr
+    later = typed(f"{command} -o {tmp_path}/grades --resume", course, beside=tools)
+    assert (later.returncode, later.stderr) == (0, "")
+    points = graders.totals(graders.scores(course, classes.ASSIGNMENT, tools))
+    assert sorted(points.values()) == [4.0, 6.0]
 
 
 def sample(folder: Path, tools: Path) -> Path:

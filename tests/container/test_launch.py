@@ -36,6 +36,9 @@ pytestmark = [pytest.mark.container, pytest.mark.usefixtures("image")]
 Pair = tuple[KernelManager, BlockingKernelClient]
 Left = Callable[[], set[str]]
 
+LAST_WORDS = 10.0
+"""Seconds from its wish to end, or its client's, to a kernel's end."""
+
 
 @pytest.fixture
 def left(engine: docker.DockerClient, own_folders: Path) -> Left:
@@ -180,13 +183,68 @@ def test_a_shutdown_request_ends_it(tmp_path: Path, left: Left) -> None:
     with started(tmp_path) as kernel:
         with kernel.client() as client:
             client.shutdown()
-            assert kernel.complaint(60) == ""  # now and then a kernel takes 20 s for its last words
+            assert kernel.complaint() == ""
         assert kernel.process.returncode == 0
         assert not left()
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", kernel.said["shell_port"]))
             probe.listen()
+
+
+SLOW_TO_SAY_IDLE = """
+def slow(sending):
+    import threading, time
+    join = sending.thread.join
+    def slow_to_tidy_up(timeout):
+        join(timeout)
+        time.sleep(1)
+    def slow_to_send(self, wish):
+        alive = self.thread.is_alive()
+        if threading.current_thread().name == "Control":
+            time.sleep(0.3)
+        if not alive:
+            return wish()
+        self._events.append(wish)
+        self._event_pipe.send(b"")
+    sending.thread.join = slow_to_tidy_up
+    type(sending).schedule = slow_to_send
+slow(get_ipython().kernel.iopub_thread)  # of local variables: the others go before
+"""
+
+
+def test_its_last_words_are_said_before_it_takes_itself_apart(tmp_path: Path) -> None:
+    """Its control thread says "idle" by another, and waited for good where that was gone."""
+    with started(tmp_path) as kernel, kernel.client() as client:
+        run(client, SLOW_TO_SAY_IDLE)
+        asked = time.monotonic()
+        client.shutdown()
+        assert kernel.complaint() == ""
+        assert time.monotonic() - asked < LAST_WORDS  # by itself
+        assert kernel.process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "how"),
+    [
+        ("import atexit, time; atexit.register(time.sleep, 600); print('go')", "asked"),
+        ("import atexit, time; atexit.register(time.sleep, 600); print('go')", "quit"),
+        ("print('go', flush=True)\nwhile True: pass", "asked"),
+    ],
+)
+def test_nothing_holds_up_its_end(tmp_path: Path, code: str, how: str) -> None:
+    """Neither what it has left to do nor a cell that goes on."""
+    with started(tmp_path) as kernel, kernel.client() as client:
+        client.execute(code)
+        assert heard("go", client)
+        if how == "asked":
+            client.shutdown()
+        else:
+            client.execute("quit")
+        asked = time.monotonic()
+        assert ("exit code 0" in kernel.complaint()) == (how == "quit")
+        assert LAST_WORDS - 1 < time.monotonic() - asked < LAST_WORDS + 5
+        assert kernel.process.returncode == 0
 
 
 def test_sigterm_ends_it(tmp_path: Path, left: Left) -> None:

@@ -141,6 +141,18 @@ def test_ctrl_c_is_one_line(
     assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
 
 
+def test_ctrl_c_is_not_swallowed_by_an_import() -> None:
+    """A module that catches whatever is raised while it is imported does not get it."""
+    hold = entry.held_back()
+    hold.__enter__()
+    try:
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        with pytest.raises(KeyboardInterrupt):
+            hold.__exit__(None, None, None)
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
 def test_outcomes_pass_through(monkeypatch: pytest.MonkeyPatch, signals: None) -> None:
     """What a command returns is what the shell gets."""
     assert signals is None

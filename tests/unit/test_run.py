@@ -3,7 +3,6 @@
 import argparse
 import io
 import json
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from nbformat import NotebookNode
 
 from kernel_provider import cli
 from kernel_provider.commands import run as command
-from kernel_provider.commands.run import held_back
 from kernel_provider.kernelspecs import PROVISIONER
 from kernel_provider.run import book as books
 from kernel_provider.run import files
@@ -394,18 +392,6 @@ def test_outputs_without_end_are_cut() -> None:
     assert len(cell.outputs) < 12
     assert "not kept" in cell.outputs[-1]["text"]
     assert size({"a": ["xx", 1, None]}) >= 2
-
-
-def test_ctrl_c_is_not_swallowed_by_an_import() -> None:
-    """A module that catches whatever is raised while it is imported does not get it."""
-    hold = held_back()
-    hold.__enter__()
-    try:
-        signal.raise_signal(signal.SIGINT)
-    finally:
-        with pytest.raises(KeyboardInterrupt):
-            hold.__exit__(None, None, None)
-    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_signals_become_wishes() -> None:
