@@ -25,6 +25,7 @@ from kernel_provider.values import (
     parse_number,
     parse_size,
     parse_texts,
+    parse_time_limit,
     parse_workspace,
     show,
 )
@@ -41,6 +42,10 @@ LIMITS: Final[Mapping[str, Callable[[object], Limit]]] = {
     "output_rate": parse_size,
     "message_size": parse_size,
     "message_rate": parse_count,
+    "message_parts": parse_count,
+    "command_size": parse_size,
+    "handshake_timeout": parse_number,
+    "cell_timeout": parse_time_limit,
     "loopback": parse_loopback,
     "gpus": parse_gpus,
 }
@@ -60,11 +65,22 @@ LEAST: Final[Mapping[str, float]] = {
     "output_rate": 1024,
     "message_size": MIB,
     "message_rate": 20,
+    "message_parts": 16,
+    "command_size": 300,
+    "handshake_timeout": 1,
+    "cell_timeout": 1,
     "pool": 0,
     "park_ttl": 1,
     "startup_timeout": 1,
 }
-"""Below these no kernel can start: ipykernel alone has 15 threads and 60 MB."""
+"""Below these no kernel can start: ipykernel alone has 15 threads and 60 MB.
+
+A message of Jupyter's has seven parts without a buffer, and a READY nearly 300 bytes.
+"""
+
+UNLIMITED: Final = ("cell_timeout",)
+"""Settings that are no limit unless somebody says one: where that is above a ceiling, a
+kernelspec that says nothing gets the ceiling."""
 
 IMAGES: Final = "allowed_images"
 MOUNT_SOURCES: Final = "mount_sources"
@@ -203,12 +219,15 @@ class _Collector:
 
     def collected(self) -> Ceilings:
         """All of it, and the machine."""
+        held = {
+            key: (self._sources[key], self._limits[key]) for key in UNLIMITED if key in self._limits
+        }
         return Ceilings(
             limits=self._limits,
             sources=self._sources,
             images=self._lists.get(IMAGES),
             mount_sources=self._lists.get(MOUNT_SOURCES),
-            defaults=self._defaults,
+            defaults={**held, **self._defaults},
             machine=this_machine(),
             registry=self._registry,
         )

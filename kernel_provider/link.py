@@ -84,7 +84,8 @@ class Link:
     warden said good-bye, or that another had claimed it.
     ``parked`` turns true when it lies on the shelf, and ``taken`` when another claimed it.
     ``subscribers`` counts the iopub clients that it had at its end, ``troubles`` says
-    what the engine refused meanwhile.
+    what the engine refused meanwhile, and ``late`` counts the cells that were interrupted
+    since they ran too long.
     """
 
     def __init__(self, connection: socket.socket, folder: str, pid: int | None = None) -> None:
@@ -102,6 +103,7 @@ class Link:
         self.taken = False
         self.subscribers = 0
         self.troubles: list[str] = []
+        self.late = 0
         self._buffer = b""
         self._lock = threading.Lock()
         self._failure: SandboxError | None = None
@@ -281,6 +283,9 @@ class Link:
             self.subscribers = event["subscribers"]
             self.death = Death(**event["cause"], expected=event["expected"])
         elif kind == "trouble":
+            self.troubles.append(event["text"])
+        elif kind == "late":
+            self.late += 1
             self.troubles.append(event["text"])
         elif kind == "stopped":
             self.stopped = True

@@ -46,7 +46,8 @@ MOUNT_ROOTS: Final = ("/models", "/data")
 class KernelPolicy:
     """The limits and contents of one kernel; sizes are bytes, times are seconds.
 
-    ``models`` are folders of the registry, by the models' names with their revisions.
+    ``models`` are folders of the registry, by the models' names with their revisions, and
+    a ``cell_timeout`` of None is no limit.
     """
 
     image: str = names.IMAGE
@@ -61,6 +62,10 @@ class KernelPolicy:
     output_rate: int = MIB
     message_size: int = 128 * MIB
     message_rate: int = 50_000
+    message_parts: int = 1024
+    command_size: int = 512
+    handshake_timeout: float = 10.0
+    cell_timeout: float | None = None
     mounts: Mapping[str, str] = field(default_factory=dict)
     models: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
@@ -75,14 +80,24 @@ class KernelPolicy:
     def output(self) -> dict[str, int]:
         """What a kernel may say: bytes for each request, a second, and in one message.
 
-        And ``messages`` a second.
+        And ``messages`` a second, ``parts`` of a message, and bytes of a ``command``.
         """
         return {
             "limit": self.output_limit,
             "rate": self.output_rate,
             "message": self.message_size,
             "messages": self.message_rate,
+            "parts": self.message_parts,
+            "command": self.command_size,
         }
+
+    @property
+    def times(self) -> dict[str, float]:
+        """What a kernel has so many seconds for: its half of a ``handshake``, each ``cell``.
+
+        0 for a cell is no limit.
+        """
+        return {"handshake": self.handshake_timeout, "cell": self.cell_timeout or 0.0}
 
 
 _PARSERS: Final[Mapping[str, Callable[[object], Any]]] = {

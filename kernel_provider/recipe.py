@@ -11,7 +11,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from kernel_provider import __version__
 from kernel_provider.folders import folder_name, usable
@@ -22,6 +22,13 @@ from kernel_provider.warden.order import Order
 WARM: Final = ("torch", "transformers", "transformers.pipelines")
 """Imported while a sandbox is parked that has no ``preload`` of its own: with these a first
 ``pipeline(...)`` call imports little more than its model's own modules."""
+
+_OF_CLAIMS: Final[dict[str, Any]] = {
+    **dict.fromkeys(("pool", "park_ttl", "startup_timeout"), 0),
+    **dict.fromkeys(("output_limit", "output_rate", "message_size", "message_rate"), 0),
+    **dict.fromkeys(("message_parts", "command_size", "handshake_timeout", "cell_timeout"), 0),
+}
+"""What makes no difference to a sandbox that is there: a claim brings what it may say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +69,7 @@ class Recipe:
 
     def digest(self) -> str:
         """Name what a parked sandbox of this recipe can stand in for."""
-        # these make no difference to a sandbox that is there: a claim brings what it may say
-        policy = replace(self.policy, pool=0, park_ttl=0.0, startup_timeout=0.0)
-        policy = replace(policy, output_limit=0, output_rate=0, message_size=0, message_rate=0)
-        spec = sandbox_spec(policy, rendezvous="")
+        spec = sandbox_spec(replace(self.policy, **_OF_CLAIMS), rendezvous="")
         lives = [_place(mount.source)[:2] for mount in spec.mounts]
         lives.append(_place(self.address))
         text = json.dumps([asdict(spec), lives, __version__], sort_keys=True)

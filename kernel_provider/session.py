@@ -119,6 +119,7 @@ class Session:
             "kernel": self.name,
             "subscribers": self._subscribers,
             "output": policy.output,
+            "times": policy.times,
         }
         brought: list[HasFileno] = [*self.outer.listeners, *([workspace] if workspace else [])]
         self.recipe = recipe
@@ -218,6 +219,14 @@ class Session:
             return None
         self._link.listen()
         return self._link.death
+
+    @property
+    def late(self) -> int:
+        """How many cells of the latest sandbox were interrupted since they ran too long."""
+        if self._link is None:
+            return 0
+        self._link.listen()
+        return self._link.late
 
     def troubles(self) -> list[str]:
         """What the engine refused since this was last asked."""

@@ -23,8 +23,11 @@ Gpus = int | str | tuple[str, ...]
 WORKSPACES: Final = ("none", "copy")
 """What a kernel sees of the notebook's folder."""
 
-Limit = float | bool | str | tuple[str, ...]
-"""What a ceiling can hold: numbers, permissions (``loopback``, ``workspace``), ``gpus``."""
+Limit = float | bool | str | tuple[str, ...] | None
+"""What a ceiling can hold: numbers, permissions (``loopback``, ``workspace``), ``gpus``.
+
+None is no limit at all, and above any.
+"""
 
 _DEVICE: Final = re.compile(r"(?:nvidia\.com/gpu=)?[A-Za-z0-9][A-Za-z0-9:._/-]*")
 """A GPU by number or name, or by CDI's: no device of another kind, which may be anything."""
@@ -37,6 +40,7 @@ SIZES: Final = (
     "output_limit",
     "output_rate",
     "message_size",
+    "command_size",
 )
 """The settings that are bytes; of ``output_rate``, a second."""
 
@@ -74,6 +78,11 @@ def parse_number(value: object) -> float:
         msg = f"write a number up to {HIGHEST:.0f}"
         raise ValueError(msg)
     return number
+
+
+def parse_time_limit(value: object) -> float | None:
+    """Seconds, or None for no limit, which is written as ``"none"`` or 0."""
+    return None if value in (None, "none") else parse_number(value) or None
 
 
 def parse_count(value: object) -> int:
@@ -179,8 +188,8 @@ def amount(value: Limit) -> float:
     """How much a setting asks for, to be compared with its ceiling."""
     if value == "none":
         return 0
-    if isinstance(value, str):
-        return math.inf  # all GPUs; insisted: more than any plain word
+    if value is None or isinstance(value, str):
+        return math.inf  # no limit; all GPUs; insisted: more than any plain word
     if isinstance(value, tuple):
         every = any(device.rpartition("=")[2] == ALL_GPUS for device in value)
         return math.inf if every else len(value)
@@ -189,7 +198,7 @@ def amount(value: Limit) -> float:
 
 def show(key: str, value: Limit) -> str:
     """A limit as people write it; MB and GB are Docker's, 1024 KB and 1024 MB."""
-    if isinstance(value, (bool, str)):
+    if value is None or isinstance(value, (bool, str)):
         return str(value).lower()
     if isinstance(value, tuple):
         return " ".join(value)

@@ -13,7 +13,7 @@ from kernel_provider.warden.loop import Loop
 from kernel_provider.warden.output import Output, OutputLimits
 from kernel_provider.warden.relay import Relay
 from kernel_provider.warden.rendezvous import CHANNELS, IOPUB, SHELL
-from kernel_provider.warden.zmtp import FrameLimits, frame, greeting, message, ready
+from kernel_provider.warden.zmtp import FrameLimits, Violation, frame, greeting, message, ready
 
 HANDSHAKE = greeting() + ready(b"DEALER")
 SUBSCRIBE = frame(b"\x01")
@@ -55,6 +55,7 @@ class Bench:
         self.kernels: queue.Queue[tuple[int, socket.socket]] = queue.Queue()
         self.refusals: list[Exception] = []
         self.violations: list[tuple[str, str]] = []
+        self.settings: list[str] = []
         self.opened: list[socket.socket] = []
         self.background: list[threading.Thread] = []
         self.excess: list[str] = []
@@ -78,9 +79,10 @@ class Bench:
         self.kernels.put((channel, far))
         return near
 
-    def on_violation(self, channel: str, what: str) -> None:
+    def on_violation(self, channel: str, offence: Violation) -> None:
         """Note it."""
-        self.violations.append((channel, what))
+        self.violations.append((channel, str(offence)))
+        self.settings.append(offence.setting)
 
     def start(self, *, subscribers: int = 0) -> None:
         """Bind the outer listeners and serve."""

@@ -21,7 +21,17 @@ from kernel_provider.values import MIB, SIZES, WORKSPACES, Gpus, show
 
 SOURCE: Final = "the command line"
 COMMAND: Final = "executor-ml install"
-NUMBERS: Final = ("cpus", "pids", "message_rate", "pool", "park_ttl", "startup_timeout")
+NUMBERS: Final = (
+    "cpus",
+    "pids",
+    "message_rate",
+    "message_parts",
+    "handshake_timeout",
+    "cell_timeout",
+    "pool",
+    "park_ttl",
+    "startup_timeout",
+)
 WORDS: Final = ("loopback", "gpus")
 NAME: Final = re.compile(r"(?!\.+$)[a-z0-9._-]+", re.IGNORECASE | re.ASCII)
 
@@ -84,11 +94,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a variant of executor-ml build: its image, its logo and limits that fit it",
     )
     parser.add_argument("--display-name", metavar="D", help="by default one that tells the limits")
+    _add_resources(parser)
+    _add_contents(parser)
+    _add_messages(parser)
+    parser.add_argument("--loopback", metavar="L", help="true, or insist: see docs/settings.md")
+    parser.add_argument("--gpus", metavar="G", help="all, or how many: see docs/settings.md")
+    parser.add_argument("--pool", metavar="N", help="how many a server keeps parked")
+    parser.add_argument("--park-ttl", metavar="S", help="seconds that one lies parked")
+    parser.add_argument("--startup-timeout", metavar="S", help="seconds that a start may take")
+    parser.add_argument("--replace", action="store_true", help="write over one of the same name")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _add_resources(parser: argparse.ArgumentParser) -> None:
+    """What a kernel has of the machine."""
     parser.add_argument("--memory", metavar="M", help="all memory, such as 512m or 2GB")
     parser.add_argument("--cpus", metavar="C", help="processors, such as 0.5")
     parser.add_argument("--pids", metavar="N", help="processes and threads")
     parser.add_argument("--tmp-size", metavar="SIZE", help="size of /tmp, part of the memory")
     parser.add_argument("--shm-size", metavar="SIZE", help="size of /dev/shm, part of the memory")
+    parser.add_argument("--cell-timeout", metavar="S", help="seconds that a cell may run, or none")
+
+
+def _add_contents(parser: argparse.ArgumentParser) -> None:
+    """What is in its sandbox."""
     parser.add_argument("--image", metavar="I", help="an image made by executor-ml build")
     parser.add_argument(
         "--mount",
@@ -100,10 +129,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workspace", choices=WORKSPACES, help="copy: copy the notebook's folder in at each start"
     )
     parser.add_argument("--workspace-size", metavar="SIZE", help="of that copy at most, as 64m")
-    parser.add_argument("--output-limit", metavar="SIZE", help="output of each cell, as 32m")
-    parser.add_argument("--output-rate", metavar="SIZE", help="and so much more a second, as 1m")
-    parser.add_argument("--message-size", metavar="SIZE", help="of one message at most, as 64m")
-    parser.add_argument("--message-rate", metavar="N", help="messages a second")
     parser.add_argument(
         "--model",
         action="append",
@@ -112,13 +137,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--env", action="append", metavar="NAME=VALUE", help="a variable to set")
     parser.add_argument("--preload", action="append", metavar="MODULE", help="import at the start")
-    parser.add_argument("--loopback", metavar="L", help="true, or insist: see docs/settings.md")
-    parser.add_argument("--gpus", metavar="G", help="all, or how many: see docs/settings.md")
-    parser.add_argument("--pool", metavar="N", help="how many a server keeps parked")
-    parser.add_argument("--park-ttl", metavar="S", help="seconds that one lies parked")
-    parser.add_argument("--startup-timeout", metavar="S", help="seconds that a start may take")
-    parser.add_argument("--replace", action="store_true", help="write over one of the same name")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _add_messages(parser: argparse.ArgumentParser) -> None:
+    """What it may say, and how."""
+    parser.add_argument("--output-limit", metavar="SIZE", help="output of each cell, as 32m")
+    parser.add_argument("--output-rate", metavar="SIZE", help="and so much more a second, as 1m")
+    parser.add_argument("--message-size", metavar="SIZE", help="of one message at most, as 64m")
+    parser.add_argument("--message-rate", metavar="N", help="messages a second")
+    parser.add_argument(
+        "--message-parts", metavar="N", help="of one message: seven, and one for each buffer"
+    )
+    parser.add_argument(
+        "--command-size", metavar="SIZE", help="of one command of its sockets, as 512b"
+    )
+    parser.add_argument(
+        "--handshake-timeout", metavar="S", help="seconds for its half of a handshake"
+    )
 
 
 def add_places(parser: argparse.ArgumentParser) -> None:
@@ -284,7 +319,9 @@ def kernel_json(request: Request, policy: KernelPolicy, display_name: str) -> di
     """
     config = request.config
     numbers = {key: getattr(policy, key) for key in NUMBERS if key in config}
-    plain = {key: int(n) if n == int(n) else n for key, n in numbers.items()}
+    plain: dict[str, Any] = {
+        key: int(n) if n == int(n) else n for key, n in numbers.items() if n is not None
+    }
     plain |= {key: getattr(policy, key) for key in WORDS if key in config}
     return {
         "argv": [launcher(), "launch", "--kernel", request.name, "{connection_file}"],

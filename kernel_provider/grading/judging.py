@@ -10,6 +10,7 @@ from kernel_provider.run.runner import Ended
 OF_DEATHS: Final = {
     "MemoryLimitExceeded": Verdict.OUT_OF_MEMORY,
     "OutputLimitExceeded": Verdict.OUTPUT_LIMIT,
+    "CellTimeout": Verdict.CELL_TIMEOUT,
 }
 """Deaths that have a verdict of their own."""
 

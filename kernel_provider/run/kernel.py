@@ -184,6 +184,11 @@ class Kernel:
         return held.session.death if held is not None and held.session is not None else None
 
     @property
+    def late(self) -> int:
+        """How many cells were interrupted since they ran longer than the kernelspec allows."""
+        return self.session.late
+
+    @property
     def offence(self) -> KernelProtocolError | None:
         """The first message that was none; None while all were."""
         return self.client.offence if self.client is not None else None

@@ -43,9 +43,13 @@ OUTPUT_WITHIN: Final = 60
 LONGEST: Final = 10_000
 """Characters of an exception's message in a report; the notebook has it whole."""
 
+INTERRUPTED: Final = "KeyboardInterrupt"
+"""What a cell raises that was interrupted."""
+
 OF_DEATHS: Final = {
     "MemoryLimitExceeded": ExitCode.OUT_OF_MEMORY,
     "ProtocolViolation": ExitCode.PROTOCOL_BROKEN,
+    "CellTimeout": ExitCode.CELL_TIMEOUT,
 }
 """Deaths that have a code of their own."""
 
@@ -79,10 +83,14 @@ class Ended:
 
 @dataclass(kw_only=True)
 class _Cell:
-    """A cell that runs: until when, and how it ended."""
+    """A cell that runs: until when, and how it ended.
+
+    ``late`` is how many were too slow for the kernelspec's own limit when this one began.
+    """
 
     node: NotebookNode
     report: CellReport
+    late: int
     begun: float = field(default_factory=time.monotonic)
     deadline: float = float("inf")
     code: ExitCode = ExitCode.SUCCESS
@@ -152,7 +160,7 @@ class Runner:
         """Run the cell that the report is of, to its end."""
         nb = self._client
         assert nb is not None  # noqa: S101  it was started
-        cell = _Cell(node=self.book.cells[report.index], report=report)
+        cell = _Cell(node=self.book.cells[report.index], report=report, late=self.kernel.late)
         cell.deadline = cell.begun + (times.cell or float("inf"))
         self._raised = None
         task = asyncio.create_task(
@@ -218,6 +226,9 @@ class Runner:
             return
         if error is not None and not isinstance(error, CellExecutionError):
             raise error
+        if self.kernel.late > cell.late and books.has_error(cell.node.outputs, INTERRUPTED):
+            self._blame(cell, ExitCode.CELL_TIMEOUT, "timed_out", self._overtime())
+            return
         state = "error" if self._raised else "ok"
         name, message = self._raised or ("", "")
         if self._raised and not books.has_error(cell.node.outputs, name):
@@ -225,6 +236,15 @@ class Runner:
         cell.report = replace(cell.report, state=state, error=name, message=message)
         if error is not None:
             cell.code = ExitCode.CELL_ERROR
+
+    def _overtime(self) -> Ending:
+        """What the kernelspec's own limit has interrupted."""
+        limit = duration(self.kernel.policy.cell_timeout or 0.0)
+        return Ending(
+            name="CellTimeout",
+            reason=f"the cell ran longer than {limit}; the cell was interrupted.",
+            remedy=f'Make it quicker, or raise "cell_timeout" in kernelspec {self.kernel.name}.',
+        )
 
     async def _stop(
         self, task: asyncio.Task[Any], cell: _Cell, code: ExitCode, times: Times

@@ -34,8 +34,9 @@ class Facts:
     ``status`` is the kernel's exit code, or minus the signal that ended it, or None
     where the guardian could not say: then ``engine_status`` is PID 1's. ``before`` is
     what had been counted when the last request was answered, ``memory`` (bytes) and
-    ``pids`` are the limits, ``kernel`` the kernelspec that has them. ``engine_gone``
-    where the engine that started the sandbox is not there any more.
+    ``pids`` are the limits, ``kernel`` the kernelspec that has them. ``violation`` is what
+    it broke of the protocol, and ``setting`` names the limit that this was, if one was.
+    ``engine_gone`` where the engine that started the sandbox is not there any more.
     """
 
     status: int | None
@@ -46,13 +47,14 @@ class Facts:
     pids: int = 0
     before: Usage = NO_USAGE
     violation: str = ""
+    setting: str = ""
     engine_gone: bool = False
     kernel: str = ""
 
     @property
     def where(self) -> str:
         """What has the settings, as it is told to people."""
-        return f"kernelspec {self.kernel}" if self.kernel else "the kernelspec"
+        return where(self.kernel)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +103,11 @@ ENGINE_GONE: Final = Cause(
 )
 
 
+def where(kernel: str) -> str:
+    """What has the settings of that kernel, as it is told to people."""
+    return f"kernelspec {kernel}" if kernel else "the kernelspec"
+
+
 def decide(facts: Facts) -> Cause:
     """Name the cause that the facts show."""
     return replace(_cause(facts), memory_peak=min(facts.usage.memory_peak, facts.memory))
@@ -108,7 +115,7 @@ def decide(facts: Facts) -> Cause:
 
 def _cause(facts: Facts) -> Cause:
     if facts.violation:
-        return _broke_the_protocol(facts.violation)
+        return _broke_the_protocol(facts)
     status, how = _status(facts)
     killed_for_memory = facts.usage.oom_kills > facts.before.oom_kills or facts.oom_flag
     if status == -signal.SIGKILL and killed_for_memory:
@@ -128,14 +135,14 @@ def _status(facts: Facts) -> tuple[int, str]:
     return -signal.SIGKILL, "most likely: neither it nor the engine said how it ended"
 
 
-def _broke_the_protocol(violation: str) -> Cause:
+def _broke_the_protocol(facts: Facts) -> Cause:
+    remedy = "Restart the kernel; code in it spoke to the sockets itself"
+    if facts.setting:
+        remedy += f', or showed too much at once: then raise "{facts.setting}" in {facts.where}'
     return Cause(
         name="ProtocolViolation",
-        reason=f"the kernel broke the message protocol ({violation}) and was stopped.",
-        remedy=(
-            "Restart the kernel; code in it spoke to the sockets itself, "
-            "or showed too much at once."
-        ),
+        reason=f"the kernel broke the message protocol ({facts.violation}) and was stopped.",
+        remedy=f"{remedy}.",
         exit_code=128 + signal.SIGKILL,
     )
 
@@ -210,6 +217,21 @@ def of_output(limit: int, why: str) -> Cause:
         name="OutputLimitExceeded",
         reason=f"the kernel said more than its {limit / MIB:g} MB of output and {why}.",
         remedy='Variables are lost; write less, or raise "output_limit" in the kernelspec.',
+        exit_code=128 + signal.SIGKILL,
+    )
+
+
+def of_time(limit: float, kernel: str) -> Cause:
+    """The end of a kernel that went on with a cell beyond its ``limit`` (seconds)."""
+    return Cause(
+        name="CellTimeout",
+        reason=(
+            f"the cell ran longer than {limit:g} s and went on after an interrupt; "
+            "its kernel was stopped."
+        ),
+        remedy=(
+            f'Variables are lost. Make it quicker, or raise "cell_timeout" in {where(kernel)}.'
+        ),
         exit_code=128 + signal.SIGKILL,
     )
 

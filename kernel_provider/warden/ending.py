@@ -18,6 +18,7 @@ from kernel_provider.names import LABEL_POLICY
 
 if TYPE_CHECKING:
     from kernel_provider.warden.death import Cause
+    from kernel_provider.warden.pair import Request
     from kernel_provider.warden.warden import Warden
 
 UNHEARD: Final = 5.0
@@ -48,15 +49,18 @@ class Ending:
         else:
             self._warden.loop.after(UNHEARD, self.conclude)
 
-    def die(self, cause: Cause, *, expected: bool = False) -> None:
-        """The kernel is over: tell the cell that was running, then the owners."""
+    def die(self, cause: Cause, *, expected: bool = False, request: Request | None = None) -> None:
+        """The kernel is over: tell the cell that was running, then the owners.
+
+        That is the ``request``, where whoever ends the kernel knows better.
+        """
         from kernel_provider.warden.death import ENGINE_GONE  # noqa: PLC0415
         from kernel_provider.warden.lastwords import LastWords, compose  # noqa: PLC0415
 
         relay = self._warden.relay
         if self.begun or relay is None:
             return
-        request = relay.running()
+        request = request or relay.running()
         self._begin(_died(cause, expected=expected, subscribers=relay.subscribers()))
         relay.close_listeners()
         self._engine_gone = cause.name == ENGINE_GONE.name

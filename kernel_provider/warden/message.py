@@ -25,24 +25,39 @@ def signed(
 
     ``parent`` is the header that it answers, as JSON.
     """
-    import hashlib  # noqa: PLC0415  4 MB that a warden needs only at an end
-    import hmac  # noqa: PLC0415
+    header = _header(kind, os.urandom(16).hex(), json.loads(parent).get("session", ""))
+    parts = [header, parent, b"{}", json.dumps(content).encode()]
+    topic = [] if reply else [kind.encode()]
+    return zmtp.message([*topic, DELIMITER, _proof(parts, key), *parts])
 
+
+def question(kind: str, name: str, *, key: str) -> bytes:
+    """A request without content, as a client has it on the wire; ``name`` is its msg_id."""
+    parts = [_header(kind, name, name), b"{}", b"{}", b"{}"]
+    return zmtp.message([DELIMITER, _proof(parts, key), *parts])
+
+
+def _header(kind: str, name: str, session: str) -> bytes:
     header = {
-        "msg_id": os.urandom(16).hex(),
+        "msg_id": name,
         "msg_type": kind,
         "username": "executor-ml",
-        "session": json.loads(parent).get("session", ""),
+        "session": session,
         "date": time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime()),
         "version": "5.3",
     }
-    parts = [json.dumps(header).encode(), parent, b"{}", json.dumps(content).encode()]
+    return json.dumps(header).encode()
+
+
+def _proof(parts: Sequence[bytes], key: str) -> bytes:
+    """What signs these parts; nothing without a key."""
+    import hashlib  # noqa: PLC0415  4 MB that most wardens need only at an end
+    import hmac  # noqa: PLC0415
+
     signature = hmac.new(key.encode(), digestmod=hashlib.sha256)
     for part in parts:
         signature.update(part)
-    proof = signature.hexdigest().encode() if key else b""
-    topic = [] if reply else [kind.encode()]
-    return zmtp.message([*topic, DELIMITER, proof, *parts])
+    return signature.hexdigest().encode() if key else b""
 
 
 def end_of_text(content: bytes) -> str:

@@ -34,13 +34,6 @@ RETRY: Final = (0.01, 0.5)
 """Seconds until a full backlog is tried again: at first, and after doubling."""
 CONNECT: Final = 10.0
 """Seconds that a backlog may stay full before its client is let go of."""
-HANDSHAKE: Final = 10.0
-"""Seconds that the kernel has to finish its half, from a client's first byte.
-
-libzmq greets from a thread of its own, whatever the kernel computes, so a slow answer
-is the sandbox's, paused or short of memory. Then it costs a client's libzmq, which
-would wait 30 s, one more try, in which nothing is lost; the kernel lives.
-"""
 ORPHANED: Final = 8.0
 """Seconds that a client stays connected after the kernel hung up on it.
 
@@ -80,12 +73,13 @@ class Request:
     """A request on its way; ``header`` is the client's own JSON.
 
     ``off_record`` is code that is to leave no trace in the history: tools run it, not
-    people, and some (nbval) wait for nothing but its reply.
+    people, and some (nbval) wait for nothing but its reply. ``name`` is its msg_id.
     """
 
     header: bytes
     kind: str
     number: int
+    name: str = ""
     off_record: bool = False
 
 
@@ -102,6 +96,7 @@ class Pair:
         self._noted: Request | None = None
         self._meter = Meter(relay.output)
         self._pace = Pace(relay.output.limits.messages, relay.output.clock)
+        self._unsaid = b""
         self._waited = 0.0
         self._greeted = False
         self._timer: Timer | None = None
@@ -121,6 +116,8 @@ class Pair:
         if self.channel in (SHELL, IOPUB, CONTROL):
             from_client.on_frame = self._look
         from_kernel.on_command = KernelCommands(CHANNELS[self.channel])
+        if self.channel == SHELL and self.relay.overtime is not None:
+            self.relay.overtime.hear(self, from_kernel)
         self.up = Pump(self.client, self.kernel, from_client, buffer)
         gate = Gate(from_kernel, self.relay.output) if self.channel == IOPUB else None
         self.down = Pump(self.kernel, self.client, from_kernel, buffer, gate)
@@ -130,7 +127,7 @@ class Pair:
     def _limits(self) -> FrameLimits:
         """What the kernel may say here: Jupyter's messages, or a heart's beat."""
         if self.channel == HEARTBEAT:
-            return replace(self.relay.limits, message=BEAT)
+            return replace(self.relay.limits, message=BEAT, of_message="")
         return replace(self.relay.limits, least_parts=FRAMES)
 
     def _connect_later(self) -> None:
@@ -169,7 +166,7 @@ class Pair:
 
     def _on_client(self, events: int) -> None:
         if events & ENDED and self.up.pending:
-            self._within(UNTAKEN, self.close)
+            self._within(UNTAKEN, self._leave)
         self._step(up=bool(events & (READ | ENDED)), down=bool(events & WRITE))
 
     def _on_kernel(self, events: int) -> None:
@@ -196,11 +193,13 @@ class Pair:
         since, moved, messages = budget.processor(), down.moved, down.follower.messages
         try:
             alive = down.run(room)
+            if self._unsaid and down.say(self._unsaid):
+                self._unsaid = b""
         except Violation as offence:
-            self.relay.on_offence(self, str(offence))
+            self.relay.on_offence(self, offence)
             return False
         except SinkGoneError:
-            self.close()
+            self._leave()
             return False
         messages, size = down.follower.messages - messages, down.moved - moved
         budget.spend(size=size, messages=messages, since=since)
@@ -225,13 +224,19 @@ class Pair:
             self._within(ORPHANED, self.close)
             return True
         if not alive:
-            self.close()
+            self._leave()
         elif self.up.moved and not self._greeted:
             self._greeted = True
-            self._within(HANDSHAKE, self._expect_ready)
+            self._within(self.relay.limits.handshake, self._expect_ready)
         return alive
 
     def _expect_ready(self) -> None:
+        """Hang up where the kernel has not finished its half.
+
+        libzmq greets from a thread of its own, whatever the kernel computes, so a slow
+        answer is the sandbox's, paused or short of memory. Then it costs a client's libzmq,
+        which would wait 30 s, one more try, in which nothing is lost; the kernel lives.
+        """
         if not self.down.follower.ready:
             self.close()
 
@@ -241,6 +246,18 @@ class Pair:
             self.down.held = False
             if self._run_down():
                 self._watch()
+
+    def say(self, words: bytes) -> None:
+        """Say a message of the relay's own, as soon as none of the kernel's is under way."""
+        self._unsaid += words
+        if self.kernel is not None and self.kernel.fileno() >= 0 and self._run_down():
+            self._watch()
+
+    def _leave(self) -> None:
+        """The client is gone, by its own doing."""
+        if self.relay.overtime is not None:
+            self.relay.overtime.left(self)
+        self.close()
 
     def orphan(self) -> None:
         """Let go of the kernel; last words to the client are to come, most likely."""
@@ -282,16 +299,20 @@ class Pair:
     def _note(self, header: bytes) -> None:
         self._noted = None
         try:
-            kind = json.loads(header)["msg_type"]
-        except (ValueError, KeyError, TypeError, RecursionError):
+            read = json.loads(header)
+            kind, name = read["msg_type"], str(read.get("msg_id", ""))
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return
         if kind == "shutdown_request":
             self.relay.shutdown_requested = True
         elif self.channel == SHELL and isinstance(kind, str) and kind in ANSWERED:
             self.relay.requests += 1
-            self._noted = Request(header=header, kind=kind, number=self.relay.requests)
-            self.waiting.append(self._noted)
+            noted = Request(header=header, kind=kind, number=self.relay.requests, name=name)
+            self._noted = noted
+            self.waiting.append(noted)
             self.relay.see_who_runs()
+            if self.relay.overtime is not None and kind == "execute_request":
+                self.relay.overtime.asked(self, noted)
 
     def _note_content(self, request: Request, content: bytes) -> None:
         """Of code that is longer than what is kept of a frame, nothing is known."""

@@ -73,6 +73,16 @@ class Pump:
         followed = self.follower if self.gate is None else self.gate
         return followed.between and not self.pending
 
+    def say(self, words: bytes) -> bool:
+        """Write a message of our own, unless one of the source's is under way: then False.
+
+        Raises SinkGoneError.
+        """
+        if not self.between:
+            return False
+        self._send(words)
+        return True
+
     def _follow(self, data: memoryview) -> memoryview | bytes:
         if self.gate is not None:
             return self.gate.take(data)

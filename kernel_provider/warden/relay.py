@@ -11,7 +11,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from kernel_provider.warden.acceptor import Acceptor
 from kernel_provider.warden.budget import Budget
@@ -20,6 +20,10 @@ from kernel_provider.warden.output import Output
 from kernel_provider.warden.pair import Pair, Request
 from kernel_provider.warden.pump import CHUNK
 from kernel_provider.warden.rendezvous import BACKLOG, CHANNELS
+from kernel_provider.warden.zmtp import Violation
+
+if TYPE_CHECKING:
+    from kernel_provider.warden.overtime import Overtime
 
 HOLD: Final = 1.0
 """Seconds that requests wait, at the most, for subscribers to come back after a restart.
@@ -39,15 +43,16 @@ class Relay:
     """All connections of one sandbox.
 
     ``connect(channel)`` reaches the sandbox; ``output`` bounds what comes from there;
-    ``on_violation(channel, what)`` is called once, when the kernel broke the rules and
-    is heard no more; ``on_answer()`` whenever it is done with a request.
+    ``on_violation(channel, offence)`` is called once, when the kernel broke the rules and
+    is heard no more; ``on_answer()`` whenever it is done with a request. ``overtime`` has an
+    eye on how long cells run, where there is a limit; it is set before the relay opens.
     """
 
     def __init__(
         self,
         loop: Loop,
         connect: Callable[[int], socket.socket],
-        on_violation: Callable[[str, str], None],
+        on_violation: Callable[[str, Violation], None],
         output: Output,
         on_answer: Callable[[], None] = lambda: None,
     ) -> None:
@@ -57,6 +62,7 @@ class Relay:
         self.on_violation = on_violation
         self.limits = output.limits.frames
         self.output = output
+        self.overtime: Overtime | None = None
         self.buffer = bytearray(CHUNK)
         self.budget = Budget()
         self.pairs: set[Pair] = set()
@@ -120,6 +126,12 @@ class Relay:
         if running is not None and running.kind == "execute_request":
             self.output.begin(running)
 
+    def tell(self, words: bytes) -> None:
+        """Say a message of our own, on the wire, to everybody who watches."""
+        for pair in tuple(self.pairs):
+            if pair.subscribed:
+                pair.say(words)
+
     def on_subscribed(self) -> None:
         """One of those that were awaited is back."""
         if self.holding and self.subscribers() >= self._awaited:
@@ -131,15 +143,20 @@ class Relay:
             pair.release()
 
     def _welcome(self, channel: int, client: socket.socket) -> None:
-        if not self._are_welcome(client):
+        if self._are_welcome(client):
+            self.join(channel, client)
+        else:
             client.close()
-            return
+
+    def join(self, channel: int, client: socket.socket) -> Pair:
+        """Serve a client that has connected."""
         pair = Pair(self, channel, client)
         self.pairs.add(pair)
         if len(self.pairs) >= self.most:
             for acceptor in self._acceptors:
                 acceptor.shut()
         pair.connect()
+        return pair
 
     def drop(self, pair: Pair) -> None:
         """Forget a pair that closed; there is room for another one."""
@@ -167,10 +184,10 @@ class Relay:
         if self._waiting:
             self.loop.after(max(PAUSE, self.budget.wait()), self._resume)
 
-    def on_offence(self, pair: Pair, what: str) -> None:
+    def on_offence(self, pair: Pair, offence: Violation) -> None:
         """The kernel broke the rules: nothing more of it reaches anybody."""
         self.silence()
-        self.on_violation(CHANNELS[pair.channel], what)
+        self.on_violation(CHANNELS[pair.channel], offence)
         pair.close()
 
     def silence(self) -> None:
@@ -180,7 +197,10 @@ class Relay:
             pair.orphan()
 
     def close_listeners(self) -> None:
-        """Leave new connections in the backlog, for the next warden."""
+        """Leave new connections in the backlog, for the next warden; time decides no more."""
+        if self.overtime is not None:
+            self.overtime.close()
+            self.overtime = None
         for acceptor in self._acceptors:
             acceptor.shut()
         self._acceptors = []

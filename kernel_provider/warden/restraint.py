@@ -1,4 +1,4 @@
-"""What a warden does to a kernel that says too much, or breaks the rules of the wire."""
+"""What a warden does to a kernel that says too much, runs too long, or breaks the wire's rules."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kernel_provider.warden.death import of_output
+from kernel_provider.warden.death import of_output, of_time, where
 from kernel_provider.warden.message import signed
 from kernel_provider.warden.output import Output, OutputLimits
-from kernel_provider.warden.zmtp import FrameLimits
+from kernel_provider.warden.zmtp import FrameLimits, Violation
 
 if TYPE_CHECKING:
     from kernel_provider.warden.pair import Request
@@ -24,13 +24,47 @@ class Restraint:
     def __init__(self, warden: Warden, claim: Claim) -> None:
         self._warden = warden
         self._key = claim.key
+        self._kernel = claim.kernel
+        self._cell = claim.times["cell"]
         limits = OutputLimits(
             request=claim.output["limit"],
             rate=claim.output["rate"],
             messages=claim.output["messages"],
-            frames=FrameLimits(message=claim.output["message"]),
+            frames=FrameLimits(
+                message=claim.output["message"],
+                parts=claim.output["parts"],
+                command=claim.output["command"],
+                handshake=claim.times["handshake"],
+            ),
         )
         self.output = Output(limits, interrupt=self._interrupt, stop=self._stop, sign=self._sign)
+
+    def watch(self, relay: Relay) -> None:
+        """Have an eye on how long cells run, where that is limited; before it opens."""
+        if self._cell:
+            from kernel_provider.warden.overtime import Overtime  # noqa: PLC0415  4 MB
+
+            relay.overtime = Overtime(
+                relay,
+                self._cell,
+                key=self._key,
+                interrupt=partial(self._interrupt_late, relay),
+                stop=partial(self._stop_late, relay),
+            )
+
+    def _interrupt_late(self, relay: Relay, request: Request) -> None:
+        """Interrupt a cell that runs too long, and say so in it; owners count such cells."""
+        text = f'interrupted, since it ran longer than {self._cell:g} s ("cell_timeout" in '
+        text += f"{where(self._kernel)})"
+        self._warden.owners.say({"event": "late", "text": text})
+        relay.tell(self._sign("stderr", f"\nexecutor-ml: {text}.\n", request))
+        self._warden.signal("INT")
+
+    def _stop_late(self, relay: Relay, request: Request) -> None:
+        """It goes on all the same."""
+        if not self._warden.ending.begun:
+            self._kill(relay)
+            self._warden.ending.die(of_time(self._cell, self._kernel), request=request)
 
     def _sign(self, stream: str, text: str, request: Request) -> bytes:
         content = {"name": stream, "text": text}
@@ -53,11 +87,11 @@ class Restraint:
             self._kill(relay)
             self._warden.ending.die(of_output(self.output.limits.request, why))
 
-    def on_violation(self, channel: str, what: str) -> None:
+    def on_violation(self, channel: str, offence: Violation) -> None:
         """Stop a kernel that broke the rules; what it broke is told."""
         assert self._warden.relay is not None
         self._kill(self._warden.relay)
-        self._warden.on_end(None, violation=f"{channel}: {what}")
+        self._warden.on_end(None, violation=f"{channel}: {offence}", setting=offence.setting)
 
     def _kill(self, relay: Relay) -> None:
         """Hear no more of it, and see to it that it does nothing while it is mourned."""

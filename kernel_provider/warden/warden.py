@@ -213,6 +213,7 @@ class Warden:
             restraint.output,
             self.on_answer,
         )
+        restraint.watch(relay)
         outer = [socket.socket(fileno=fd) for fd in self.claimant.descriptors]
         self.claimant.descriptors = []
         if all(listener.family == socket.AF_UNIX for listener in outer):
@@ -351,15 +352,18 @@ class Warden:
         assert self.sandbox is not None
         self._counted = self.sandbox.usage()
 
-    def on_end(self, status: int | None, *, violation: str = "") -> None:
-        """The kernel is over: take the facts while they are there, and begin the ending."""
+    def on_end(self, status: int | None, *, violation: str = "", setting: str = "") -> None:
+        """The kernel is over: take the facts while they are there, and begin the ending.
+
+        ``violation`` is what it broke of the protocol, ``setting`` what allows for more.
+        """
         from kernel_provider.warden.death import decide  # noqa: PLC0415
 
         if self.ending.begun or self.sandbox is None:
             return
         kernel = self.claim.kernel if self.claim is not None else ""
         facts = self.sandbox.facts(status, before=self._counted, violation=violation, kernel=kernel)
-        cause = decide(facts)
+        cause = decide(replace(facts, setting=setting))
         if self.relay is None:
             folder = self.claim.workspace if self.claim is not None else ""
             error = self.sandbox.not_unpacked(folder, status) if folder else None

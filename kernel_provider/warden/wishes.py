@@ -15,7 +15,9 @@ class Claim:
     the host's folder whose copy is the last descriptor that came along, if there is one.
     ``kernel`` names the kernelspec, for messages.
     ``output`` is what the kernel may say, in bytes: for each request (``limit``), a second
-    on top of that (``rate``), and in one ``message``; and how many ``messages`` a second.
+    on top of that (``rate``), in one ``message`` and one ``command``; and how many
+    ``messages`` a second, of how many ``parts``. ``times`` is what it has so many seconds
+    for: its half of a ``handshake``, and each ``cell``, where 0 is no limit.
     """
 
     key: str
@@ -23,6 +25,7 @@ class Claim:
     cwd: str
     subscribers: int
     output: dict[str, int]
+    times: dict[str, float]
     workspace: str = ""
     kernel: str = ""
 
@@ -65,6 +68,7 @@ _TYPES: Final[dict[str, type | tuple[type, ...]]] = {
     **dict.fromkeys(("key", "cwd", "workspace", "signal", "kernel"), str),
     "env": dict,
     "output": dict,
+    "times": dict,
     "subscribers": int,
     "ttl": (int, float),
     "keeper": int,
@@ -77,7 +81,9 @@ def parse_wish(line: bytes) -> Wish:
         data = json.loads(line)
         wish: Wish = _KINDS[data.pop("op")](**data)
         typed = all(isinstance(value, _TYPES[name]) for name, value in data.items())
-        if typed and all(isinstance(size, int) for size in data.get("output", {}).values()):
+        sizes, times = data.get("output", {}).values(), data.get("times", {}).values()
+        typed = typed and all(isinstance(size, int) for size in sizes)
+        if typed and all(isinstance(seconds, (int, float)) for seconds in times):
             return wish
     except (LookupError, TypeError, AttributeError, RecursionError) as error:
         msg = "this is no wish"

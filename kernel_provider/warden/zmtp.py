@@ -22,7 +22,14 @@ CAPTURE: Final = 64 * 1024
 
 
 class Violation(Exception):  # noqa: N818  what it is called in the field
-    """The stream broke a limit or the protocol; the text says which."""
+    """The stream broke a limit or the protocol; the text says which.
+
+    ``setting`` names the setting that allows for more, if there is one.
+    """
+
+    def __init__(self, text: str, *, setting: str = "") -> None:
+        self.setting = setting
+        super().__init__(text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +40,17 @@ class FrameLimits:
     of 100 MB, or an image of 90 MB, which is 120 MB in JSON: browsers don't show more.
     A message is six parts and a topic, and one more for each buffer of a widget, of
     which dashboards have hundreds. A READY is shorter than 300 bytes. ``least_parts`` is
-    what a message has where fewer make no sense.
+    what a message has where fewer make no sense. ``handshake`` is how many seconds the
+    kernel has for its half, from a client's first byte; whoever has the clock looks at it.
+    ``of_message`` names the setting that ``message`` comes from, if one does.
     """
 
     message: int = 128 << 20
     parts: int = 1024
     command: int = 512
     least_parts: int = 1
+    handshake: float = 10.0
+    of_message: str = "message_size"
 
 
 OF_CLIENTS: Final = FrameLimits(message=1 << 30, parts=4096, command=4096)
@@ -51,7 +62,7 @@ class Follower:
 
     ``on_frame(index, body)``, where given, is called at the end of each frame with its
     place in its message (-1 for a command) and its first ``CAPTURE`` bytes, or, where it
-    ``keeps_end``, its last ones;
+    ``keeps_end``, its last ones; ``on_piece(index, data)`` with all of its bytes before that;
     ``on_command(body)`` for commands alone, and may raise Violation; ``on_message(size)``
     at the end of each message while there is an ``on_frame``.
     ``messages`` counts finished messages; ``ready`` is true after the first command,
@@ -71,6 +82,7 @@ class Follower:
         self.on_frame = on_frame
         self.on_command = on_command
         self.on_message: Callable[[int], None] | None = None
+        self.on_piece: Callable[[int, memoryview], None] | None = None
         self.keeps_end = False
         self.messages = 0
         self.ready = False
@@ -147,6 +159,8 @@ class Follower:
         self.keeps_end = self._keeps = True
 
     def _keep(self, data: memoryview) -> None:
+        if self.on_piece is not None:
+            self.on_piece(self.parts - 1, data)
         kept = self._kept
         if self.keeps_end:
             kept += data[-CAPTURE:]
@@ -214,8 +228,11 @@ class Follower:
     def _begin_frame(self, flags: int, size: int) -> None:
         command = bool(flags & COMMAND)
         if command:
-            if size > self.limits.command or flags & MORE or self.parts:
-                msg = "a command that is too long, or within a message"
+            if size > self.limits.command:
+                msg = f"a command of more than {self.limits.command} bytes"
+                raise Violation(msg, setting="command_size")
+            if flags & MORE or self.parts:
+                msg = "a command within a message"
                 raise Violation(msg)
         else:
             self.parts += 1
@@ -234,10 +251,10 @@ class Follower:
             raise Violation(msg)
         if self.parts > limits.parts:
             msg = f"a message of more than {limits.parts} parts"
-            raise Violation(msg)
+            raise Violation(msg, setting="message_parts")
         if self.size > limits.message:
             msg = f"a message of more than {limits.message / 2**20:g} MiB"
-            raise Violation(msg)
+            raise Violation(msg, setting=limits.of_message)
 
     def _end_frame(self) -> None:
         command = bool(self._flags & COMMAND)

@@ -15,6 +15,7 @@ from lab_servers import Lab, serving_lab
 from labs import Notebook, accept, dialog, open_notebook, output, restart
 from playwright.sync_api import Locator, Page, expect
 
+from kernel_provider.commands.install import Request, install
 from kernel_provider.setup import engine_host
 from kernel_provider.setup.engine_host import EngineHome
 
@@ -52,6 +53,16 @@ while True:
         while True: sys.stdout.write("x" * 100_000 + "\\n")
     except KeyboardInterrupt: pass
 """
+
+DEAF = """
+import time
+while True:
+    try:
+        while True: time.sleep(0.01)
+    except KeyboardInterrupt: print("deaf", flush=True)
+"""
+OVER = 5.0
+"""Seconds that it still has then."""
 
 DEATHS = {
     "pids": Death(
@@ -104,6 +115,39 @@ def test_a_flood_that_heeds_no_interrupt_ends_the_kernel(
     expect(output(cell)).to_contain_text("OutputLimitExceeded", timeout=60_000)
     shot("14-death-output")
     works_again(page, notebook)
+
+
+@pytest.fixture
+def brief() -> Iterator[str]:
+    """A kernelspec whose cells may run for three seconds; its display name."""
+    name = "Python (ML sandbox, brief, offline)"
+    config = {"cell_timeout": 3}
+    made = install(
+        Request(name="ml-brief", display_name=name, where="user", config=config), os.environ
+    )
+    yield name
+    shutil.rmtree(Path(made.file).parent)
+
+
+def test_a_cell_beyond_its_time_says_so_and_one_that_goes_on_ends_the_kernel(
+    page: Page, lab: Lab, brief: str, shot: Shot
+) -> None:
+    """The first leaves the kernel as it was; the second tells why there is another one."""
+    notebook = open_notebook(page, lab.page_url(), brief)
+    cell = notebook.start("kept = 42\nprint('now', flush=True)\nwhile True: pass")
+    expect(output(cell)).to_contain_text("now")
+    expect(output(cell)).to_contain_text("interrupted, since it ran longer than 3 s")
+    expect(output(cell)).to_contain_text("KeyboardInterrupt")
+    assert notebook.run("kept").endswith("42")
+    shot("14-death-time-interrupted")
+    cell = notebook.start(DEAF)
+    expect(output(cell)).to_contain_text("deaf")
+    told_in_time(
+        cell, ("CellTimeout", '"cell_timeout" in kernelspec ml-brief'), time.monotonic() + OVER
+    )
+    shot("14-death-time")
+    works_again(page, notebook)
+    shot("14-death-time-after")
 
 
 def test_a_kill_from_outside_is_told(

@@ -73,7 +73,8 @@ CLAIM = {
     "env": {},
     "cwd": "",
     "subscribers": 0,
-    "output": {"limit": 1 << 20, "rate": 1 << 20, "message": 1 << 20, "messages": 1000},
+    "output": KernelPolicy().output,
+    "times": KernelPolicy().times,
 }
 
 

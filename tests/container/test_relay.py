@@ -14,7 +14,7 @@ import docker
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
-from kernels import kernel, run, run_to_death
+from kernels import KERNEL, kernel, run, run_to_death
 from sandboxes import left_of, look, memory, session_of, sockets, until, value
 
 from kernel_provider.session import Session
@@ -237,6 +237,72 @@ def test_code_that_accepts_clients_itself(
         assert death.name == "ProtocolViolation"
         assert what in death.reason
         assert until(lambda: not left_of(seen, engine))
+
+
+BUFFERS = "from comm import create_comm; create_comm(target_name='x').send({}, buffers=[b'x'] * N)"
+"""What a widget sends: a message of seven parts, and one more for each buffer."""
+
+A_COMMAND = "flood(b'\\x06' + (400).to_bytes(8, 'big') + bytes(400)); time.sleep(30)"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "code", "what"),
+    [
+        pytest.param(
+            "message_parts",
+            20,
+            f"N = 14\n{BUFFERS}",
+            "iopub: a message of more than 20 parts",
+            id="parts",
+        ),
+        pytest.param(
+            "command_size",
+            "300b",
+            f"CHANNEL = 2\n{FIND}\n{A_COMMAND}",
+            "iopub: a command of more than 300 bytes",
+            id="command",
+        ),
+        pytest.param(
+            "message_size",
+            "1m",
+            "from comm import create_comm; create_comm(target_name='x').send('x' * (2 << 20))",
+            "iopub: a message of more than 1 MiB",
+            id="size",
+        ),
+    ],
+)
+def test_a_lowered_limit_holds_and_names_its_setting(
+    image: str, setting: str, value: object, code: str, what: str
+) -> None:
+    """Whoever shows that much with good reason reads how to."""
+    assert image
+    with kernel({setting: value}) as (km, client):
+        run(client, BUFFERS.replace("N", "13"))
+        outcome = run_to_death(client, code, timeout=20)
+        assert outcome.error.get("ename") == "ProtocolViolation", outcome.messages[-3:]
+        assert f"({what})" in outcome.error["evalue"]
+        assert f'raise "{setting}" in kernelspec {KERNEL}.' in outcome.error["evalue"]
+        assert until(lambda: session_of(km).death is not None)
+
+
+def test_a_lowered_handshake_hangs_up_sooner(image: str) -> None:
+    """On a client that the kernel took and does not greet; the kernel lives."""
+    assert image
+    with kernel({"handshake_timeout": 1}) as (km, client):
+        mute = ACCEPT.replace("stolen.send(SAID)", "").replace("time.sleep(30)", "")
+        run(client, f"CHANNEL = 5\n{FIND}\n{mute}")
+        heard, waited, deadline = b"greeted", 0.0, time.monotonic() + 30
+        while heard and time.monotonic() < deadline:  # libzmq takes most of them, and greets
+            with socket.socket(socket.AF_UNIX) as visitor:
+                visitor.connect(f"{km.ip}-5")
+                visitor.settimeout(5)
+                visitor.sendall(greeting() + ready(b"DEALER"))
+                begun = time.monotonic()
+                heard = visitor.recv(100)
+                waited = time.monotonic() - begun
+        assert not heard
+        assert 0.9 < waited < 3
+        assert value(client, "6 * 7") == 42
 
 
 SPIN = """

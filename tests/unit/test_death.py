@@ -1,10 +1,11 @@
 import json
+from dataclasses import replace
 
 import pytest
 from jupyter_client.session import Session
 
 from kernel_provider.warden.cgroup import Usage
-from kernel_provider.warden.death import Facts, decide, in_one_line, of_crash
+from kernel_provider.warden.death import Facts, decide, in_one_line, of_crash, of_time
 from kernel_provider.warden.lastwords import compose
 from kernel_provider.warden.pair import Request
 from kernel_provider.warden.zmtp import Follower, FrameLimits, greeting, ready
@@ -98,6 +99,23 @@ def test_causes(seen: Facts, name: str, code: int, word: str) -> None:
         "memory_peak": 512 * MB,
     }
     assert "%" not in str(cause)
+
+
+def test_a_setting_that_allows_for_more_is_named() -> None:
+    """With the kernelspec that has it; what nothing allows for has no such advice."""
+    broken = facts(None, violation="iopub: a message of more than 16 parts", kernel="mine")
+    assert "raise" not in decide(broken).remedy
+    told = decide(replace(broken, setting="message_parts")).remedy
+    assert told.endswith('then raise "message_parts" in kernelspec mine.')
+
+
+@pytest.mark.parametrize(("kernel", "where"), [("mine", "kernelspec mine"), ("", "the kernelspec")])
+def test_a_cell_that_ran_too_long(kernel: str, where: str) -> None:
+    """Its name is that of a run's own limit."""
+    cause = of_time(90.5, kernel)
+    assert (cause.name, cause.exit_code) == ("CellTimeout", 137)
+    assert "longer than 90.5 s" in cause.reason
+    assert f'raise "cell_timeout" in {where}.' in cause.remedy
 
 
 def test_what_was_refused_before_is_not_blamed() -> None:

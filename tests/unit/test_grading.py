@@ -97,6 +97,7 @@ def seen(
         (seen("timed_out", code=ExitCode.CELL_TIMEOUT, refused=3), Verdict.TOO_MANY_PROCESSES),
         (seen("died", error="MemoryLimitExceeded"), Verdict.OUT_OF_MEMORY),
         (seen("died", error="OutputLimitExceeded"), Verdict.OUTPUT_LIMIT),
+        (seen("died", error="CellTimeout", code=ExitCode.CELL_TIMEOUT), Verdict.CELL_TIMEOUT),
         (seen("died", error="KernelExited"), Verdict.KERNEL_DIED),
         (seen("died", error="ProtocolViolation"), Verdict.KERNEL_DIED),
         (

@@ -204,6 +204,10 @@ _OTHER: dict[str, Any] = {
     "output_rate": 5 * MIB,
     "message_size": 6 * MIB,
     "message_rate": 7,
+    "message_parts": 18,
+    "command_size": 400,
+    "handshake_timeout": 9.0,
+    "cell_timeout": 60.0,
     "mounts": {"/data/a": "/b"},
     "models": {"org/a@main": "/views/b/snapshots/c"},
     "env": {"A": "b"},
@@ -225,7 +229,20 @@ def test_the_digest_tells_policies_apart_by_every_field(field: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "field", ["output_limit", "output_rate", "message_size", "message_rate", "pool"]
+    "field",
+    [
+        "output_limit",
+        "output_rate",
+        "message_size",
+        "message_rate",
+        "message_parts",
+        "command_size",
+        "handshake_timeout",
+        "cell_timeout",
+        "pool",
+        "park_ttl",
+        "startup_timeout",
+    ],
 )
 def test_what_a_claim_brings_makes_no_other_sandbox(field: str) -> None:
     """A server, which has another limit, may claim what was parked by hand."""

@@ -115,6 +115,14 @@ def test_kernels_that_look_alike_are_told(
     assert "displayed alike (one); --display-name" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("said", "written"), [("90", 90), ("none", "none"), ("0", "0")])
+def test_how_long_cells_may_run(tmp_path: Path, said: str, written: object) -> None:
+    """A number as a number; and that there is no limit, in the person's own word."""
+    cli.main(["install", "--prefix", str(tmp_path), "--cell-timeout", said])
+    spec = json.loads((tmp_path / PLACE / "executor-ml" / "kernel.json").read_text())
+    assert spec["metadata"]["kernel_provisioner"]["config"] == {"cell_timeout": written}
+
+
 def test_the_result_is_there_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """For scripts."""
     cli.main(["install", "--prefix", str(tmp_path), "--json"])

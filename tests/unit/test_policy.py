@@ -54,6 +54,10 @@ def test_every_setting_reaches_the_policy_in_its_own_unit(tmp_path: Path) -> Non
         "output_rate": "2m",
         "message_size": "64m",
         "message_rate": "900",
+        "message_parts": 2000,
+        "command_size": "1k",
+        "handshake_timeout": "2.5",
+        "cell_timeout": "90",
         "mounts": {"/models/x": str(tmp_path)},
         "env": {"A": "b"},
         "preload": ["numpy"],
@@ -74,6 +78,10 @@ def test_every_setting_reaches_the_policy_in_its_own_unit(tmp_path: Path) -> Non
         output_rate=2 * MIB,
         message_size=64 * MIB,
         message_rate=900,
+        message_parts=2000,
+        command_size=1024,
+        handshake_timeout=2.5,
+        cell_timeout=90.0,
         mounts={"/models/x": str(tmp_path)},
         env={"A": "b"},
         preload=("numpy",),
@@ -306,6 +314,49 @@ def test_a_default_above_a_ceiling_is_refused_as_well() -> None:
     """A kernelspec that says nothing is held under the ceiling like any other."""
     with pytest.raises(CeilingError, match="memory = 512 MB is above the ceiling of 256 MB"):
         parse({}, Ceilings(limits={"memory": 256 * MIB}, sources={"memory": "X"}))
+
+
+@pytest.mark.parametrize("said", ["none", None, 0, "0", 0.0])
+def test_cells_have_no_limit_where_none_is_said(said: object) -> None:
+    """By a word, by JSON's null, or by no seconds at all."""
+    assert parse({"cell_timeout": said}) == KernelPolicy()
+    assert show("cell_timeout", KernelPolicy().cell_timeout) == "none"
+
+
+CELL_CEILING = {"EXECUTOR_ML_MAX_CELL_TIMEOUT": "60"}
+
+
+@pytest.mark.parametrize(
+    ("said", "environ", "seconds"),
+    [
+        ({}, {}, 60.0),
+        ({"cell_timeout": 60}, {}, 60.0),
+        ({"cell_timeout": 5}, {}, 5.0),
+        ({}, {"EXECUTOR_ML_DEFAULT_CELL_TIMEOUT": "20"}, 20.0),
+        ({"cell_timeout": "none"}, {"EXECUTOR_ML_MAX_CELL_TIMEOUT": "none"}, None),
+    ],
+)
+def test_a_ceiling_on_cells_is_their_limit_unless_another_is_said(
+    said: dict[str, object], environ: dict[str, str], seconds: float | None
+) -> None:
+    """By default they have none, which is above any: every kernelspec would be refused."""
+    ceilings = read_ceilings({**CELL_CEILING, **environ}, policy_file="/none")
+    assert parse(said, ceilings).cell_timeout == seconds
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"), [("none", "none"), (0, "none"), (61, "61"), ("1e3", "1000")]
+)
+def test_no_limit_is_above_any_ceiling_on_cells(said: object, shown: str) -> None:
+    """Whoever writes it is told."""
+    ceilings = read_ceilings(CELL_CEILING, policy_file="/none")
+    with pytest.raises(CeilingError) as caught:
+        parse({"cell_timeout": said}, ceilings)
+    told = f"cell_timeout = {shown} is above the ceiling of 60 set in EXECUTOR_ML_MAX_CELL_TIMEOUT"
+    assert told in str(caught.value)
+    by_hand = replace(ceilings, defaults={})
+    with pytest.raises(CeilingError, match="cell_timeout = none is above the ceiling of 60"):
+        parse({}, by_hand)
 
 
 def test_only_listed_images_start_where_there_is_a_list() -> None:

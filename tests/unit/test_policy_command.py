@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kernel_provider import cli
-from kernel_provider.ceilings import Ceilings
+from kernel_provider.ceilings import Ceilings, read_ceilings
 from kernel_provider.commands.policy import Setting, in_force, table
 from kernel_provider.commands.policy import text as shown
 from kernel_provider.kernelspecs import Kernelspec
@@ -52,6 +52,7 @@ def test_each_value_has_its_source() -> None:
     assert (found["mounts"].ceiling, found["mounts"].ceiling_source) == (("/srv",), "/etc/p.toml")
     assert (found["pids"].value, found["pids"].source) == (64, "/etc/p.toml")
     assert found["pids"].ceiling is None
+    assert found["cell_timeout"].value is None
     assert found["preload"].value == ("numpy",)
 
 
@@ -71,6 +72,18 @@ def test_a_servers_own_default_is_shown_beside_the_others(
     assert shown in re.split("  +", line)
     differing = [s.key for s in settings if s.in_server != s.value]
     assert differing == [key for key in ("output_limit", "message_rate") if key not in said]
+
+
+def test_a_limit_that_a_ceiling_has_made_is_told_as_the_ceilings() -> None:
+    """A kernelspec that says nothing has it by that, and not by default."""
+    said = read_ceilings({"EXECUTOR_ML_MAX_CELL_TIMEOUT": "60"}, policy_file="/none")
+    (line,) = [row for row in table(in_force(SPEC, said)).splitlines() if "cell_timeout" in row]
+    who = "EXECUTOR_ML_MAX_CELL_TIMEOUT"
+    assert re.split("  +", line) == ["cell_timeout", "60", who, "60", who]
+    (free,) = [
+        row for row in table(in_force(SPEC, Ceilings())).splitlines() if "cell_timeout" in row
+    ]
+    assert re.split("  +", free) == ["cell_timeout", "none", "default", "-", "-"]
 
 
 def test_the_table_is_aligned_and_readable() -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import zmq
@@ -41,17 +42,13 @@ HEARTBEAT = 4
 @pytest.mark.parametrize(
     ("offence", "what"),
     [
-        (bytes([LONG]) + (1 << 40).to_bytes(8, "big"), "a message of more than 128 MiB"),
-        (frame(b"", flags=MORE) * 1025, "a message of more than 1024 parts"),
         (frame(b"", flags=MORE) * 4 + frame(b""), "a message of fewer than 6 parts"),
         (message([b"x" * 300] * 5), "a message of fewer than 6 parts"),
         (b"\xff\xff\xff", "a frame with unknown flags"),
         (ready(b"ROUTER"), "a command that is not a kernel's to give"),
         (frame(b"\x04PONG", flags=COMMAND) * 200, "more commands than keep a connection alive"),
-        (
-            frame(b"x" * 513, flags=COMMAND),
-            "a command that is too long, or within a message",
-        ),
+        (frame(b"x", flags=COMMAND | MORE), "a command within a message"),
+        (frame(b"", flags=MORE) + frame(b"x", flags=COMMAND), "a command within a message"),
     ],
 )
 @pytest.mark.parametrize("channel", [SHELL, IOPUB])
@@ -66,6 +63,57 @@ def test_a_kernel_that_breaks_the_rules_is_reported(
     kernel.sendall(offence)
     assert ended(client)
     assert bench.violations == [(CHANNELS[channel], what)]
+    assert bench.settings == [""], "nothing allows for it"
+
+
+LONG_ONE = bytes([LONG]) + (1 << 40).to_bytes(8, "big")
+
+
+@pytest.mark.parametrize(
+    ("own", "offence", "what", "setting"),
+    [
+        ({}, LONG_ONE, "a message of more than 128 MiB", "message_size"),
+        ({"message": 1 << 20}, LONG_ONE, "a message of more than 1 MiB", "message_size"),
+        ({}, frame(b"", flags=MORE) * 1025, "a message of more than 1024 parts", "message_parts"),
+        (
+            {"parts": 16},
+            message([b"x"] * 17),
+            "a message of more than 16 parts",
+            "message_parts",
+        ),
+        ({}, frame(b"x" * 513, flags=COMMAND), "a command of more than 512 bytes", "command_size"),
+        (
+            {"command": 300},
+            frame(b"x" * 301, flags=COMMAND),
+            "a command of more than 300 bytes",
+            "command_size",
+        ),
+    ],
+)
+@pytest.mark.parametrize("channel", [SHELL, IOPUB])
+def test_a_limit_that_was_broken_names_its_setting(  # noqa: PLR0913  a row of a table
+    bench: Bench, *, channel: int, own: dict[str, Any], offence: bytes, what: str, setting: str
+) -> None:
+    """With the value that is in force; what keeps to it passes."""
+    bench.relay.limits = replace(bench.relay.limits, **own)
+    bench.start()
+    client, kernel = bench.pair(channel)
+    most = message([b"x"] * bench.relay.limits.parts)
+    kernel.sendall(most)
+    assert receive(client, len(most)) == most
+    kernel.sendall(offence)
+    assert ended(client)
+    assert bench.violations == [(CHANNELS[channel], what)]
+    assert bench.settings == [setting]
+
+
+def test_no_setting_allows_for_a_longer_heartbeat(bench: Bench) -> None:
+    """It is as long as what the client sent, whatever messages may be."""
+    bench.start()
+    client, kernel = bench.pair(HEARTBEAT)
+    kernel.sendall(frame(b"x" * 5000))
+    assert ended(client)
+    assert bench.settings == [""]
 
 
 @pytest.mark.parametrize(
@@ -327,12 +375,12 @@ def test_a_kernel_that_does_not_read_is_let_go_of(
 
 
 @pytest.mark.parametrize("said", [0, 70], ids=["nothing", "half a READY"])
-def test_a_handshake_has_its_time(bench: Bench, monkeypatch: pytest.MonkeyPatch, said: int) -> None:
+def test_a_handshake_has_its_time(bench: Bench, said: int) -> None:
     """A kernel that does not finish it loses this connection and lives.
 
     A client may take its time, and who has finished may be silent.
     """
-    monkeypatch.setattr(pair_module, "HANDSHAKE", 0.3)
+    bench.relay.limits = replace(bench.relay.limits, handshake=0.3)
     bench.start()
     slow, _ = bench.pair(SHELL, greet=False)
     done, _ = bench.pair(SHELL)
@@ -345,9 +393,9 @@ def test_a_handshake_has_its_time(bench: Bench, monkeypatch: pytest.MonkeyPatch,
     assert not bench.violations
 
 
-def test_libzmq_tries_a_handshake_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_libzmq_tries_a_handshake_again(bench: Bench) -> None:
     """What a client asked meanwhile arrives: nothing is lost by hanging up on it."""
-    monkeypatch.setattr(pair_module, "HANDSHAKE", 0.3)
+    bench.relay.limits = replace(bench.relay.limits, handshake=0.3)
     bench.start()
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
         dealer.linger = 0

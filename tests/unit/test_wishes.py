@@ -11,7 +11,8 @@ from kernel_provider.policy import KernelPolicy
 from kernel_provider.warden.order import Order
 from kernel_provider.warden.wishes import Attach, Claim, Signal, Stop, Wish, parse_wish
 
-OUTPUT = {"limit": 1, "rate": 2, "message": 3, "messages": 4}
+OUTPUT = {"limit": 1, "rate": 2, "message": 3, "messages": 4, "parts": 5, "command": 6}
+TIMES = {"handshake": 0.5, "cell": 0}
 CLAIM = {
     "op": "claim",
     "key": "k",
@@ -19,6 +20,7 @@ CLAIM = {
     "cwd": "",
     "subscribers": 2,
     "output": OUTPUT,
+    "times": TIMES,
 }
 
 
@@ -55,7 +57,10 @@ def test_another_versions_order_is_told_apart(change: Callable[[dict[str, Any]],
 @pytest.mark.parametrize(
     ("told", "wish"),
     [
-        (CLAIM, Claim(key="k", env={"A": "1"}, cwd="", subscribers=2, output=OUTPUT)),
+        (
+            CLAIM,
+            Claim(key="k", env={"A": "1"}, cwd="", subscribers=2, output=OUTPUT, times=TIMES),
+        ),
         ({"op": "attach", "key": "k"}, Attach(key="k")),
         ({"op": "signal", "signal": "INT"}, Signal(signal="INT")),
         ({"op": "stop"}, Stop()),
@@ -84,6 +89,8 @@ def test_wishes(told: dict[str, object], wish: Wish) -> None:
         b'{"op": "stop", "now": true}',
         json.dumps({**CLAIM, "env": []}).encode(),
         json.dumps({**CLAIM, "subscribers": "2"}).encode(),
+        json.dumps({**CLAIM, "output": {**OUTPUT, "parts": 1.5}}).encode(),
+        json.dumps({**CLAIM, "times": {"handshake": "1"}}).encode(),
     ],
 )
 def test_anything_else_is_a_mistake_of_the_one_who_says_it(line: bytes) -> None:
