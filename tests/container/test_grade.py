@@ -243,6 +243,7 @@ def read_only(folder: Path) -> Iterator[None]:
         subprocess.run(["/usr/bin/umount", str(folder)], check=True)
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 def test_a_course_that_cannot_be_written_is_graded_elsewhere(tools: Path, tmp_path: Path) -> None:
     """Where to is said at once; the gradebook follows when it can be written."""

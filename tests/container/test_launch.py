@@ -227,7 +227,6 @@ def test_its_last_words_are_said_before_it_takes_itself_apart(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("code", "how"),
     [
-        ("import atexit, time; atexit.register(time.sleep, 600); print('go')", "asked"),
         ("import atexit, time; atexit.register(time.sleep, 600); print('go')", "quit"),
         ("print('go', flush=True)\nwhile True: pass", "asked"),
     ],
