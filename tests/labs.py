@@ -51,6 +51,15 @@ class Notebook:
         expect(prompt(cell)).to_have_text(re.compile(r"\[\d+\]:"))
         return output(cell).inner_text()
 
+    def wait_interrupted(self, cell: Locator, *, within: float = 20.0) -> None:
+        """Wait until a cell has ended by an interrupt, and as long as a person takes to go on.
+
+        A kernel drops what arrives in the moment after an error, as what had waited before.
+        """
+        expect(output(cell)).to_contain_text("KeyboardInterrupt", timeout=within * 1000)
+        expect(prompt(cell)).to_have_text(re.compile(r"\[\d+\]:"))
+        self.page.wait_for_timeout(300)
+
     def answer(self, text: str) -> None:
         """Type what the running cell asks for; see its answer before another one."""
         field = self.panel.locator(".jp-Stdin-input").last
