@@ -12,6 +12,22 @@ from jupyter_client.manager import KernelManager
 
 KERNEL = "executor-ml"
 
+MINE = """
+import os, socket, threading, time
+def mine(channel, listening=False):
+    found = []
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            s = socket.socket(fileno=os.dup(int(entry)))
+            if (s.getsockname().endswith(f"/{channel}")
+                    and bool(s.getsockopt(socket.SOL_SOCKET, 30)) == listening):
+                found.append(s)
+        except (OSError, TypeError, AttributeError):
+            pass
+    return found
+"""
+"""For a cell: the kernel's own sockets of a channel, those of its clients or the listener."""
+
 
 @dataclass
 class Outcome:

@@ -13,7 +13,7 @@ import nbformat
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
-from kernels import KERNEL, kernel, run, run_to_death
+from kernels import KERNEL, MINE, kernel, run, run_to_death
 from nbclient import NotebookClient
 from nbclient.exceptions import DeadKernelError
 from sandboxes import left_of, look, session_of, until, value
@@ -137,22 +137,6 @@ def test_a_restart_begins_with_a_full_clock(brief: Pair) -> None:
 
 # --- cells that go on ---------------------------------------------------------------------
 
-MINE = """
-import os, socket
-def mine(channel):
-    found = []
-    for entry in os.listdir("/proc/self/fd"):
-        try:
-            s = socket.socket(fileno=os.dup(int(entry)))
-            if s.getsockname().endswith(f"/{channel}") and not s.getsockopt(1, 30):
-                s.setblocking(True)
-                found.append(s)
-        except (OSError, TypeError, AttributeError):
-            pass
-    return found
-"""
-"""The kernel's end of its clients' connections."""
-
 FORGED = """
 import json
 k = get_ipython().kernel
@@ -163,7 +147,9 @@ parts = [b"<IDS|MSG>", b"0" * 64, json.dumps(header).encode(), json.dumps(parent
          b"{}", b'{"status": "ok"}']
 wire = b"".join(bytes([3 if p is not parts[-1] else 2]) + len(p).to_bytes(8, "big") + p
                 for p in parts)
-for s in mine(1): s.sendall(wire)
+for s in mine(1):
+    s.setblocking(True)
+    s.sendall(wire)
 """
 """An answer that nobody signed: its client drops it, and waits on."""
 

@@ -15,7 +15,7 @@ import docker
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
-from kernels import Outcome, kernel, run, run_to_death
+from kernels import MINE, Outcome, kernel, run, run_to_death
 from sandboxes import left_of, look, memory, session_of, sockets, until, value
 
 pytestmark = pytest.mark.container
@@ -156,27 +156,19 @@ while True:
         pass
 """
 
-SHELL = """
-import os, socket
-def mine(channel):
-    found = []
-    for entry in os.listdir("/proc/self/fd"):
-        try:
-            s = socket.socket(fileno=os.dup(int(entry)))
-            if s.getsockname().endswith(f"/{channel}") and not s.getsockopt(1, 30):
-                s.setblocking(True)
-                found.append(s)
-        except (OSError, TypeError, AttributeError):
-            pass
-    return found
+SHELL = (
+    MINE
+    + """
 parts = [b"<IDS|MSG>", b"", b"{}", b"{}", b"{}", b"x" * 60_000]
 wire = b"".join(bytes([3 if p is not parts[-1] else 2]) + len(p).to_bytes(8, "big") + p
                 for p in parts)
 while True:
     for s in mine(CHANNEL):
+        s.setblocking(True)
         for _ in range(100):
             s.sendall(wire)
 """
+)
 
 
 @pytest.mark.parametrize(
