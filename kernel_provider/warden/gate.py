@@ -39,6 +39,7 @@ class Gate:
         self._passing = True  # the beginning of what is under way was passed on
         self._room = float(SMALL)  # there was for what is under way, when it began
         self._cut: _Cut | None = None
+        self._unsaid = b""
 
     @property
     def between(self) -> bool:
@@ -46,23 +47,53 @@ class Gate:
         passing = self._cut.passing if self._cut is not None else self._passing
         return self._follower.between or (self._follower.ready and not passing)
 
+    def say(self, words: bytes) -> bytes:
+        """Give a message of the relay's own back, or keep it until what is under way ends."""
+        if self.between:
+            return words
+        self._unsaid += words
+        return b""
+
     def take(self, data: memoryview) -> memoryview | bytes:
         """Follow the kernel's next bytes; give the subscriber's. Raises Violation."""
         if not self._follower.ready:
             self._follower.feed(data)
             self._passing = not self._follower.between
             return data
+        if not self._unsaid:
+            return self._take(data)
+        at, passed = self._finish(data)
+        if not self.between:
+            return passed
+        words, self._unsaid = self._unsaid, b""
+        return bytes(passed) + words + bytes(self._take(data[at:]))
+
+    def _take(self, data: memoryview) -> memoryview | bytes:
         return self._open(data) if self._cut is None else self._shut(self._cut, data)
+
+    def _finish(self, data: memoryview) -> tuple[int, memoryview | bytes]:
+        """Take what is under way to its end: how much that was, and what passes of it."""
+        if self._cut is not None:
+            at = self._cut.finish(data)
+            return at, self._cut.said()
+        before = self._follower.messages
+        at = self._follower.finish(data)
+        return at, self._pass(data[:at], self._follower.messages - before)
 
     def rest(self) -> bytes:
         """What was kept of the end, for a subscriber that gets nothing else. Once."""
         return self._cut.end() if self._cut is not None else b""
 
     def _open(self, data: memoryview) -> memoryview | bytes:
-        follower, before = self._follower, self._follower.messages
-        follower.feed(data)
+        before = self._follower.messages
+        self._follower.feed(data)
+        return self._pass(data, self._follower.messages - before)
+
+    def _pass(self, data: memoryview, messages: int) -> memoryview | bytes:
+        """What passes, now that it was followed; so many messages ended in it."""
+        follower = self._follower
         room = self._meter.level()
-        left = self._meter.take(size=len(data), messages=follower.messages - before)
+        left = self._meter.take(size=len(data), messages=messages)
         begun = follower.begun
         if follower.between or begun:
             self._passing = False

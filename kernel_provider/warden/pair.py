@@ -96,7 +96,6 @@ class Pair:
         self._noted: Request | None = None
         self._meter = Meter(relay.output)
         self._pace = Pace(relay.output.limits.messages, relay.output.clock)
-        self._unsaid = b""
         self._waited = 0.0
         self._greeted = False
         self._timer: Timer | None = None
@@ -193,8 +192,6 @@ class Pair:
         since, moved, messages = budget.processor(), down.moved, down.follower.messages
         try:
             alive = down.run(room)
-            if self._unsaid and down.say(self._unsaid):
-                self._unsaid = b""
         except Violation as offence:
             self.relay.on_offence(self, offence)
             return False
@@ -248,9 +245,14 @@ class Pair:
                 self._watch()
 
     def say(self, words: bytes) -> None:
-        """Say a message of the relay's own, as soon as none of the kernel's is under way."""
-        self._unsaid += words
-        if self.kernel is not None and self.kernel.fileno() >= 0 and self._run_down():
+        """Say a message of the relay's own on iopub, between two of the kernel's."""
+        if self.kernel is None or self.kernel.fileno() < 0:
+            return
+        try:
+            self.down.say(words)
+        except SinkGoneError:
+            self._leave()
+        else:
             self._watch()
 
     def _leave(self) -> None:

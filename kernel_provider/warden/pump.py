@@ -73,15 +73,13 @@ class Pump:
         followed = self.follower if self.gate is None else self.gate
         return followed.between and not self.pending
 
-    def say(self, words: bytes) -> bool:
-        """Write a message of our own, unless one of the source's is under way: then False.
+    def say(self, words: bytes) -> None:
+        """Write a message of our own, behind whatever was read and the message under way.
 
-        Raises SinkGoneError.
+        For pumps with a gate. Raises SinkGoneError.
         """
-        if not self.between:
-            return False
-        self._send(words)
-        return True
+        assert self.gate is not None
+        self._send(self.pending + self.gate.say(words))
 
     def _follow(self, data: memoryview) -> memoryview | bytes:
         if self.gate is not None:

@@ -118,8 +118,7 @@ class Follower:
     def finish(self, data: memoryview) -> int:
         """Take the rest of the message or command under way, and give its length.
 
-        That is 0 between two of them; without an ``on_frame`` more may be taken. Raises
-        Violation.
+        That is 0 between two of them. Raises Violation.
         """
         return 0 if self._settled else self._take(data, once=True)
 
@@ -148,7 +147,7 @@ class Follower:
                 if not self._body:
                     self._end_frame()
                 continue
-            if self.ready and self.on_frame is None and not self._head:
+            if self.ready and self.on_frame is None and not self._head and not once:
                 at = self._pass_short(data, at, end)
             if at < end:
                 at = self._read_head(data, at, end)

@@ -102,6 +102,38 @@ def is_note(wire: bytes) -> bool:
     return wire[:6] == note("")[:6]
 
 
+SHORT, LONG_ONE = said("stream", "x" * 2000), said("stream", "y" * 100_000)
+WORDS = said("stream", "of the relay's own")
+
+
+@pytest.mark.parametrize("step", [777, 1 << 16, 1 << 18])
+@pytest.mark.parametrize("each", [SHORT, LONG_ONE], ids=["short", "long"])
+@pytest.mark.parametrize("heard", [0, 1000, len(LONG_ONE), len(LONG_ONE) * 3 // 2])
+def test_the_relays_own_words_wait_for_one_message_at_most(
+    each: bytes, step: int, heard: int
+) -> None:
+    """However much more the kernel says, and wherever what is read ends."""
+    client = Subscriber()
+    data = each * 6
+    client.hear(data[:heard], step=step)
+    client.wire += client.gate.say(WORDS)
+    client.hear(data[heard : heard + step], step=step)
+    client.hear(data[heard + step :], step=step)
+    assert sorted(client.came) == sorted([*[each] * 6, WORDS])
+    assert client.came.index(WORDS) <= heard // len(each) + 1
+
+
+@pytest.mark.parametrize("step", [1000, 1 << 18])
+def test_the_relays_own_words_pass_a_shut_gate(step: int) -> None:
+    """What is left out there is the kernel's."""
+    client = Subscriber(limit=150_000)
+    client.hear(LONG_ONE + LONG_ONE[:70_000], step=step)
+    client.wire += client.gate.say(WORDS)
+    client.hear(LONG_ONE[70_000:] + SHORT * 100, step=step)
+    assert client.came.index(WORDS) <= 2
+    assert client.came.count(SHORT) < 100
+
+
 @pytest.mark.parametrize("step", [1, 7, 1000, 1 << 18])
 def test_within_its_limit_everything_passes(step: int) -> None:
     """As it came, whatever the pieces; nothing is kept waiting that is whole."""

@@ -367,11 +367,12 @@ def test_the_relays_own_words_come_between_messages(
     assert heard == (LARGE + NOTE if waits else NOTE + LARGE)
 
 
-def test_a_slow_client_gets_all_of_them(bench: Bench) -> None:
-    """They wait behind what it has not taken yet, and nothing of that is lost."""
+@pytest.mark.parametrize("one", [LARGE, said(b"x" * 2000)], ids=["large", "small"])
+def test_a_slow_client_gets_all_of_them(bench: Bench, one: bytes) -> None:
+    """They wait behind what it has not taken yet and one message; nothing of that is lost."""
     bench.start()
     client, kernel = watching(bench)
-    data = LARGE * 40
+    data = one * (40 * len(LARGE) // len(one))
     sent = fill(kernel, data)
     assert sent < len(data)
     for _ in range(2):
@@ -382,6 +383,7 @@ def test_a_slow_client_gets_all_of_them(bench: Bench) -> None:
     writer.join(5)
     assert heard.count(NOTE) == 2
     assert heard.replace(NOTE, b"") == data
+    assert heard.rindex(NOTE) <= sent + len(one) + len(NOTE)
 
 
 def test_who_watches_nothing_is_told_nothing(bench: Bench) -> None:
