@@ -151,23 +151,30 @@ def test_what_no_index_has_is_named(
 # --- for GPUs -------------------------------------------------------------------------------
 
 
-def test_what_needs_cuda_is_for_a_file_that_says_so(
-    tmp_path: Path, engine: docker.DockerClient, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Refused with the line that a person would have to write; with it, built and imported."""
+@pytest.fixture
+def tinygpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A person's file whose package needs CUDA's, and wheels of both."""
     wheel(tmp_path / "wheels", "tinygpu", "nvidia-tiny-cu13")
     wheel(tmp_path / "wheels", "nvidia_tiny_cu13")
-    own = tmp_path / "tinygpu.in"
-    own.write_text("tinygpu\n")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
+    (tmp_path / "tinygpu.in").write_text("tinygpu\n")
+    return tmp_path / "tinygpu.in"
+
+
+def test_what_needs_cuda_is_refused(tinygpu: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the line that a person would have to write; nothing is built."""
+    assert cli.main(["build", "--variant", str(tinygpu)]) == 65
+    told = capsys.readouterr().err
+    assert "brings in CUDA packages that this image has no use for: nvidia-tiny-cu13" in told
+    assert "put the line # gpu: cuda into your file" in told
+
+
+@pytest.mark.soak
+def test_with_that_line_it_is_built(tinygpu: Path, engine: docker.DockerClient) -> None:
+    """On what every image stands on, and imported."""
+    tinygpu.write_text(f"# gpu: cuda\n{tinygpu.read_text()}")
     tag = f"executor-ml-test-{secrets.token_hex(4)}:latest"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
-        assert cli.main(["build", "--variant", str(own), "--tag", tag]) == 65
-        told = capsys.readouterr().err
-        assert "brings in CUDA packages that this image has no use for: nvidia-tiny-cu13" in told
-        assert "put the line # gpu: cuda into your file" in told
-        own.write_text("# gpu: cuda\ntinygpu\n")
-        assert cli.main(["build", "--variant", str(own), "--tag", tag]) == 0
+    assert cli.main(["build", "--variant", str(tinygpu), "--tag", tag]) == 0
     try:
         assert layers(engine, tag)[:-1] == layers(engine, f"{names.COMMON_IMAGE}:current")
         with kernel({"image": tag}) as (_, client):

@@ -261,3 +261,18 @@ def test_without_an_engine_every_command_says_so_alike(
     assert cli.main(words) == 69
     told = EngineUnreachableError(socket=str(path), reason=reason)
     assert capsys.readouterr().err.endswith(f"executor-ml: {told}\n")
+
+
+def test_a_notebook_is_read_without_a_grammar_of_iris() -> None:
+    """Which JupyterLab brings along, and which takes 1.5 s to read: here it is, in vain."""
+    program = """
+import importlib.util, sys
+assert importlib.util.find_spec("rfc3987_syntax")
+from kernel_provider import entry
+sys.argv[1:] = ["extract", "nothing.ipynb"]
+entry.main()
+import nbformat
+nbformat.validate(nbformat.v4.new_notebook())
+assert "rfc3987_syntax.syntax_helpers" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
