@@ -58,6 +58,7 @@ display(Markdown("**bold words**"), Latex("$x^2$"))
     expect(found.locator("mjx-container")).to_be_visible()
 
 
+@pytest.mark.soak
 def test_a_large_table(desk: Notebook) -> None:
     """Pandas shows both ends of it, or all of it where that is asked; it scrolls sideways."""
     made = "import pandas as pd\ntable = pd.DataFrame({f'c{n}': range(500) for n in range(30)})\n"
@@ -74,6 +75,7 @@ def test_a_large_table(desk: Notebook) -> None:
     desk.run("del table")
 
 
+@pytest.mark.soak
 def test_progress_is_shown_in_one_line(desk: Notebook) -> None:
     """Tqdm writes over its own line, to the end."""
     told = desk.run("from tqdm import tqdm\nfor _ in tqdm(range(20)): pass")
@@ -164,6 +166,7 @@ def test_a_slider_that_is_moved_changes_a_value_in_the_kernel(desk: Notebook) ->
     expect(found).to_contain_text("an area of 16")
 
 
+@pytest.mark.soak
 def test_progress_bars_fill(desk: Notebook) -> None:
     """A bar of ipywidgets, as the kernel counts."""
     found = output(desk.start(PROGRESS))
@@ -173,6 +176,7 @@ def test_progress_bars_fill(desk: Notebook) -> None:
     shoot(desk.page, "16-progress")
 
 
+@pytest.mark.soak
 def test_tqdm_draws_its_bar_for_notebooks(desk: Notebook) -> None:
     """With words before it and figures after it, to the end."""
     found = output(desk.start(TQDM))
@@ -186,6 +190,7 @@ def test_tqdm_draws_its_bar_for_notebooks(desk: Notebook) -> None:
 # --- the page itself ----------------------------------------------------------------------
 
 
+@pytest.mark.soak
 def test_a_script_in_an_output_acts_as_you(desk: Notebook, lab: Lab) -> None:
     """It opens a terminal on this machine, in a server with Jupyter's own settings.
 

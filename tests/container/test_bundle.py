@@ -113,6 +113,7 @@ def sides(engine: docker.DockerClient, tmp_path: Path, own_folders: Path) -> Ite
         shutil.rmtree(folders[1])
 
 
+@pytest.mark.soak
 def test_the_page_works(sides: Sides, engine: docker.DockerClient, image: str) -> None:
     """Each of its commands, in order: packed here, and at work there without a network."""
     assert image
