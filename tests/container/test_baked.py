@@ -36,6 +36,7 @@ def baked(
             engine.images.remove(tag)
 
 
+@pytest.mark.soak
 def test_a_pipeline_finds_it_by_its_id(baked: str) -> None:
     """Offline; by id, revision and path, and nobody can write there."""
     code = f"""

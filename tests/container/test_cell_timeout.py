@@ -167,8 +167,8 @@ k.send_response(k.iopub_socket, "status", {"execution_state": "idle"})
     [
         pytest.param("", id="deaf"),
         pytest.param(MINE + FORGED, id="forged answer"),
-        pytest.param(MINE + HUNG_UP, id="hung up"),
-        pytest.param(IDLE, id="forged idle"),
+        pytest.param(MINE + HUNG_UP, id="hung up", marks=pytest.mark.soak),
+        pytest.param(IDLE, id="forged idle", marks=pytest.mark.soak),
     ],
 )
 def test_one_that_goes_on_is_stopped_and_its_cell_says_why(

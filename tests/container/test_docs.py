@@ -72,6 +72,9 @@ PAGES = (
     "vscode",
 )
 
+SLOW = {"papermill"}
+"""Pages whose commands other tests type as well: test_clients.py."""
+
 SHOWN_ELSEWHERE = {
     "pip install .": "test_install.py does so in a fresh environment",
     "pip install --upgrade .": "the same",
@@ -116,7 +119,14 @@ def page(name: str) -> str:
 # --- for all pages ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in PAGES if blocks(page(name), "sh")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.soak] if name in SLOW else [])
+        for name in PAGES
+        if blocks(page(name), "sh")
+    ],
+)
 def test_commands_work(
     name: str, tmp_path: Path, engine: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -204,6 +204,7 @@ def test_whatever_ends_it_the_next_run_goes_on(
 # --- courses --------------------------------------------------------------------------
 
 
+@pytest.mark.soak
 def test_the_sample_course_gets_nbgraders_scores(tools: Path, tmp_path: Path) -> None:
     """By records and by gradebook; the graded notebooks are where nbgrader has them."""
     course = sample(tmp_path, tools)

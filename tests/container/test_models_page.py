@@ -38,6 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.soak
 def test_every_command_works(folder: Path, image: str) -> None:
     """As typed, one after the other, in one folder."""
     assert image
