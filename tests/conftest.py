@@ -4,6 +4,7 @@ import gc
 import os
 import secrets
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +51,18 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         left = sorted(str(p.relative_to(runtime)) for p in runtime.rglob("*") if p.name not in KEPT)
         shutil.rmtree(runtime)
         assert not left, f"left in the folder for sockets: {left}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heeded_ctrl_c() -> Iterator[None]:
+    """Have what the tests start heed Ctrl-C, in the background, too.
+
+    Who is started there ignores it, and hands that on, until something in the same process
+    (nbclient) takes it back.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def pytest_xdist_auto_num_workers() -> int:
