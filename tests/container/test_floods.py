@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from floods import DEAF, GONE, READS, Toll, flooded
+from kernels import MINE
 from servers import Server, serving
 
 from kernel_provider import cli
@@ -17,19 +18,9 @@ SHORT = 2.0
 GROWN, ANSWERED, SLOWER = 100.0, 0.5, 2.0
 """MB that a server may grow, seconds of its answers, and how much slower others may be."""
 
-SOCKETS = """
-import os, socket, threading, time
-def mine(channel, listening=False):
-    found = []
-    for entry in os.listdir("/proc/self/fd"):
-        try:
-            s = socket.socket(fileno=os.dup(int(entry)))
-            if (s.getsockname().endswith(f"/{channel}")
-                    and bool(s.getsockopt(socket.SOL_SOCKET, 30)) == listening):
-                found.append(s)
-        except (OSError, TypeError, AttributeError):
-            pass
-    return found
+SOCKETS = (
+    MINE
+    + """
 def spin(s, wire):
     s.setblocking(True)
     while True:
@@ -43,6 +34,7 @@ def framed(*parts):
         bytes([3 if n < len(parts) - 1 else 2]) + len(p).to_bytes(8, "big") + p
         for n, p in enumerate(parts))
 """
+)
 TINY = "(b'\\1\\2xx' * 6 + b'\\0\\2xx') * 1000"
 JUNK = "framed(b't', b'<IDS|MSG>', b'', b'{}', b'{}', b'{}', bytes(100_000))"
 SEND = "k = get_ipython().kernel\nsend = lambda *a: k.send_response(k.iopub_socket, *a)\n"

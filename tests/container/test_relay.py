@@ -14,7 +14,7 @@ import docker
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
-from kernels import KERNEL, kernel, run, run_to_death
+from kernels import KERNEL, MINE, kernel, run, run_to_death
 from sandboxes import left_of, look, memory, session_of, sockets, until, value
 
 from kernel_provider.session import Session
@@ -116,19 +116,9 @@ def test_the_kernel_does_not_outlive_a_refused_handshake(shared_kernel: Pair) ->
 
 # --- hostile kernels ------------------------------------------------------------------
 
-FIND = """
-import os, socket, threading, time
-def mine(channel, listening):
-    found = []
-    for entry in os.listdir("/proc/self/fd"):
-        try:
-            s = socket.socket(fileno=os.dup(int(entry)))
-            if (s.getsockname().endswith(f"/{channel}")
-                    and bool(s.getsockopt(socket.SOL_SOCKET, 30)) == listening):
-                found.append(s)
-        except (OSError, TypeError, AttributeError):
-            pass
-    return found
+FIND = (
+    MINE
+    + """
 def flood(data, once=False):
     for s in mine(CHANNEL, False):
         s.setblocking(True)
@@ -142,6 +132,7 @@ def flood(data, once=False):
         if once:
             break
 """
+)
 
 GARBAGE = "flood(b'\\xff' * 1000, once=True); time.sleep(30)"
 LARGE = (
